@@ -1,0 +1,38 @@
+# Everything runs in a virtual environment that the first command makes.
+PYTHON ?= python3.11
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: help example test lint types unit clean
+
+help:
+	@echo "make example   train CartPole, write best_model.onnx, play it"
+	@echo "make test      lint, check types, run the tests"
+	@echo "make clean     remove what these made"
+
+# torch comes first and pinned: left to itself, pip would take whatever is newest.
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[contrib]' --group dev
+	@touch $@
+
+example: $(INSTALLED)
+	$(BIN)/python examples/train_cartpole.py
+
+test: lint types unit
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
+
+types: $(INSTALLED)
+	$(BIN)/mypy
+
+unit: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf .venv runs .mypy_cache .pytest_cache .ruff_cache .import_linter_cache *.egg-info

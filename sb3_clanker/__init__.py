@@ -1,0 +1,57 @@
+"""Proven ONNX policies from Stable-Baselines3.
+
+The reading side, :class:`OnnxPolicy` and :func:`read_metadata`, needs numpy and onnxruntime alone; the training side is
+imported when one of its names is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from sb3_clanker.errors import ClankerError, ClankerWarning, UnknownNormalizationWarning, ValidationError
+from sb3_clanker.metadata import PolicyMetadata, read_metadata
+from sb3_clanker.policy import OnnxPolicy
+
+if TYPE_CHECKING:
+    from sb3_clanker.callback import OnnxCheckpointCallback
+    from sb3_clanker.export import ExportReport, export_policy, validate_policy
+    from sb3_clanker.options import ExportOptions
+    from sb3_clanker.validation import ValidationReport
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ClankerError",
+    "ClankerWarning",
+    "ExportOptions",
+    "ExportReport",
+    "OnnxCheckpointCallback",
+    "OnnxPolicy",
+    "PolicyMetadata",
+    "UnknownNormalizationWarning",
+    "ValidationError",
+    "ValidationReport",
+    "export_policy",
+    "read_metadata",
+    "validate_policy",
+]
+
+_TRAINING_SIDE = {
+    "ExportOptions": "options",
+    "ExportReport": "export",
+    "OnnxCheckpointCallback": "callback",
+    "ValidationReport": "validation",
+    "export_policy": "export",
+    "validate_policy": "export",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name in _TRAINING_SIDE:
+        return getattr(importlib.import_module(f"sb3_clanker.{_TRAINING_SIDE[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,7 @@
+"""``python -m sb3_clanker`` is ``sb3-clanker``."""
+
+import sys
+
+from sb3_clanker.cli import main
+
+sys.exit(main())

@@ -1,0 +1,169 @@
+"""Files: what they are called, how they get their names, and how one is told from another.
+
+A generation is the files of one instant of a training: the ``.zip`` of Stable-Baselines3, the VecNormalize statistics
+and the ``.onnx``. A file gets its name only when it is complete on disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import secrets
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from io import BufferedWriter
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from sb3_clanker.errors import CheckpointError, PublicationError
+from sb3_clanker.metadata import PairedFile
+
+_STEPS = re.compile(r"(?P<prefix>.+)_(?P<steps>\d+)_steps")
+_RL_ZOO_RUN = re.compile(r"(?P<env>.+)_\d+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """Names of the files of one instant, without a folder.
+
+    :ivar stem: name of ``.zip`` and ``.onnx`` without their suffix
+    :ivar statistics: name of the VecNormalize statistics
+    :ivar replay_buffer: name of the replay buffer
+    """
+
+    stem: str
+    statistics: str
+    replay_buffer: str
+
+    @classmethod
+    def named(cls, stem: str) -> Generation:
+        """The files around ``stem``, a checkpoint's as ``CheckpointCallback`` calls them, or any other's."""
+        if match := _STEPS.fullmatch(stem):
+            prefix, steps = match["prefix"], match["steps"]
+            return cls(
+                stem=stem,
+                statistics=f"{prefix}_vecnormalize_{steps}_steps.pkl",
+                replay_buffer=f"{prefix}_replay_buffer_{steps}_steps.pkl",
+            )
+        return cls(stem=stem, statistics=f"{stem}_vecnormalize.pkl", replay_buffer=f"{stem}_replay_buffer.pkl")
+
+    @classmethod
+    def checkpoint(cls, prefix: str, num_timesteps: int) -> Generation:
+        """The files of a checkpoint."""
+        return cls.named(f"{prefix}_{num_timesteps}_steps")
+
+
+BEST = Generation.named("best_model")
+FINAL = Generation.named("final_model")
+
+
+def statistics_candidates(zip_path: Path) -> Iterator[Path]:
+    """Where the VecNormalize statistics of a ``.zip`` may lie, by name, the surest first.
+
+    Our own and Stable-Baselines3's names beside the ``.zip``, then those of RL Zoo
+    (https://github.com/DLR-RM/rl-baselines3-zoo: ``logs/ppo/ENV_1/ENV/vecnormalize.pkl``) and of the documentation of
+    Stable-Baselines3 (``vec_normalize.pkl``).
+    """
+    folder = zip_path.parent
+    yield folder / Generation.named(zip_path.stem).statistics
+    if match := _RL_ZOO_RUN.fullmatch(folder.resolve().name):
+        yield folder / match["env"] / "vecnormalize.pkl"
+    yield folder / "vecnormalize.pkl"
+    yield folder / "vec_normalize.pkl"
+
+
+class Publication:
+    """Files that appear together, complete, or not at all.
+
+    Each is staged under a temporary name in its folder and flushed to disk; ``commit`` renames all of them in a burst.
+    What was not committed is deleted at the end.
+
+    >>> with Publication(Path("runs")) as publication:  # doctest: +SKIP
+    ...     publication.stage("policy.onnx", lambda file: file.write(b"..."))
+    ...     publication.commit()
+
+    :param folder: an existing folder
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._staged: dict[str, Path] = {}
+
+    def stage(self, name: str, write: Callable[[BufferedWriter], object]) -> Path:
+        """Write a file under a temporary name.
+
+        :param name: the name that it will get
+        :param write: writes the content to an open binary file
+        :return: the temporary path
+        :raises PublicationError: the file cannot be written
+        """
+        temporary = self._folder / f".{name}.{secrets.token_hex(4)}.tmp"
+        self._staged[name] = temporary
+        try:
+            with temporary.open("xb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise PublicationError(self._folder / name, str(error)) from error
+        return temporary
+
+    def commit(self) -> None:
+        """Give every staged file its name.
+
+        :raises PublicationError: a file cannot be renamed
+        """
+        for name, temporary in list(self._staged.items()):
+            try:
+                temporary.replace(self._folder / name)
+            except OSError as error:
+                raise PublicationError(self._folder / name, str(error)) from error
+            del self._staged[name]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for temporary in self._staged.values():
+            temporary.unlink(missing_ok=True)
+
+
+def ensure_folder(folder: Path) -> None:
+    """Make a folder if need be, and see that files can be written in it.
+
+    :raises PublicationError: it cannot be made or written in
+    """
+    probe = folder / f".{secrets.token_hex(4)}.tmp"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch(exist_ok=False)
+        probe.unlink()
+    except OSError as error:
+        raise PublicationError(folder, str(error)) from error
+
+
+def pair_with_zip(path: Path, name: str | None = None) -> PairedFile:
+    """Identify a ``.zip`` by the names, sizes and CRC-32 of its members, without reading their content again.
+
+    :param path: where it lies
+    :param name: the name to record, if it is about to get another
+    :raises CheckpointError: it is not a zip file
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = [(member.filename, member.CRC, member.file_size) for member in archive.infolist()]
+    except zipfile.BadZipFile as error:
+        raise CheckpointError(
+            path, f"this is not a zip file, or it is damaged ({error})", "Save the model again."
+        ) from error
+    return PairedFile(name=name or path.name, digest=f"zip:{hashlib.sha256(repr(members).encode()).hexdigest()}")
+
+
+def pair_with_file(path: Path, name: str | None = None) -> PairedFile:
+    """Identify a file by its SHA-256."""
+    return PairedFile(name=name or path.name, digest=f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}")

@@ -1,0 +1,160 @@
+"""The command line: ``sb3-clanker export``, ``validate`` and ``inspect``.
+
+Exit codes: 0, it worked; 1, it did not, with the reason in one line on standard error; 2, wrong usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from sb3_clanker import __version__
+from sb3_clanker.errors import ClankerError
+from sb3_clanker.metadata import PolicyMetadata, read_metadata
+from sb3_clanker.schema import to_json
+from sb3_clanker.tensors import DictSpace, ObservationSpace, TensorSpec
+
+_EPILOG = "exit codes: 0 it worked, 1 it did not (the reason is one line on standard error), 2 wrong usage"
+_TRUST = "Loading a .zip or a .pkl runs code that is in it: use files that you trust."
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    :param arguments: the words after the program's name, ``sys.argv`` by default
+    :return: the exit code
+    """
+    options = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], None] = options.command
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            command(options)
+    except ClankerError as error:
+        print(f"sb3-clanker: {_one_line(error)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _export(options: argparse.Namespace) -> None:
+    from sb3_clanker.export import onnx_path, write_policy
+    from sb3_clanker.loading import load_algorithm
+    from sb3_clanker.options import ExportOptions
+    from sb3_clanker.statistics import resolve_normalization
+
+    export_options = ExportOptions(opset_version=options.opset)
+    path = onnx_path(options.output or options.model.with_suffix(".onnx"))
+    model = load_algorithm(options.model, options.algo)
+    normalization = resolve_normalization(model, _source(options.vecnormalize), options.model)
+    report = write_policy(model, path, normalization, options.model, export_options)
+    print(report.validation)
+    print(f"wrote {report.path} ({report.size:,} bytes)")
+
+
+def _validate(options: argparse.Namespace) -> None:
+    from sb3_clanker.export import check_policy
+    from sb3_clanker.loading import load_algorithm
+    from sb3_clanker.metadata import parse, read_file
+    from sb3_clanker.options import ExportOptions
+    from sb3_clanker.statistics import resolve_normalization
+
+    data = read_file(options.policy)
+    metadata = parse(data, options.policy)
+    model = load_algorithm(options.model, options.algo)
+    normalization = resolve_normalization(model, _source(options.vecnormalize), options.model)
+    print(check_policy(data, metadata, model, normalization, ExportOptions()))
+    print(f"{options.policy} equals {options.model}")
+
+
+def _inspect(options: argparse.Namespace) -> None:
+    metadata = read_metadata(options.policy)
+    if options.json:
+        print(json.dumps(to_json(metadata), indent=2))
+        return
+    width = max(len(label) for label, _ in _summary(metadata))
+    for label, text in _summary(metadata):
+        print(f"{label:<{width}}  {text}")
+
+
+def _summary(metadata: PolicyMetadata) -> list[tuple[str, str]]:
+    check, training, files = metadata.cross_check, metadata.training, metadata.provenance
+    reward = "" if training.mean_reward is None else f", mean reward {training.mean_reward:.2f}"
+    lines = [
+        ("policy", f"{metadata.algorithm} ({metadata.policy_class})"),
+        ("trained", f"{training.num_timesteps:,} timesteps{reward}"),
+        ("observation space", _describe_space(metadata.observation_space)),
+        ("action space", _describe_space(metadata.action_space)),
+        *(("input", _describe_tensor(spec)) for spec in metadata.inputs),
+        *(("output", _describe_tensor(spec)) for spec in metadata.outputs),
+        ("normalization", metadata.normalization.status),
+        ("opset", f"{metadata.opset_version} (IR version {metadata.ir_version})"),
+        ("created", files.created),
+        *(("belongs to", file.name) for file in (files.algorithm_file, files.statistics_file) if file),
+        *((key, value) for key, value in metadata.entries.items()),
+        ("digest", f"{metadata.digest} (verified)"),
+    ]
+    if check is not None:
+        lines.insert(
+            2,
+            ("proven", f"{check.n_observations} observations, largest difference {check.max_difference:.2g}"),
+        )
+    return lines
+
+
+def _describe_space(space: ObservationSpace) -> str:
+    if isinstance(space, DictSpace):
+        return "Dict(" + ", ".join(f"{key}: {_describe_space(leaf)}" for key, leaf in space.spaces.items()) + ")"
+    return f"{space.type} {space.dtype} {list(space.shape)}"
+
+
+def _describe_tensor(spec: TensorSpec) -> str:
+    return f"{spec.name} {spec.dtype} [{', '.join(map(str, spec.shape))}]: {spec.meaning}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sb3-clanker", description="Proven ONNX policies from Stable-Baselines3.", epilog=_EPILOG
+    )
+    parser.add_argument("--version", action="version", version=f"sb3-clanker {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    export = commands.add_parser("export", help="write the policy of a .zip as a proven .onnx", description=_TRUST)
+    export.add_argument("--output", type=Path, metavar="F.onnx", help="where to (default: beside the .zip)")
+    export.add_argument("--opset", type=int, default=18, help="ONNX opset, 17 to 23 (default: 18)")
+    export.set_defaults(command=_export)
+
+    validate = commands.add_parser("validate", help="prove a .onnx against a .zip again", description=_TRUST)
+    validate.add_argument("policy", type=Path, metavar="POLICY.onnx")
+    validate.set_defaults(command=_validate)
+
+    for command in (export, validate):
+        command.add_argument("--model", type=Path, required=True, metavar="M.zip", help="what model.save() wrote")
+        command.add_argument(
+            "--vecnormalize",
+            default="auto",
+            metavar="P.pkl|none",
+            help="VecNormalize statistics, or none (default: those that belong to the .zip by name)",
+        )
+        command.add_argument("--algo", help="the algorithm, where the .zip does not tell, such as ppo")
+
+    inspect = commands.add_parser("inspect", help="show what a .onnx says of itself")
+    inspect.add_argument("policy", type=Path, metavar="POLICY.onnx")
+    inspect.add_argument("--json", action="store_true", help="the whole record, as JSON")
+    inspect.set_defaults(command=_inspect)
+    return parser
+
+
+def _source(vecnormalize: str) -> str | None:
+    return None if vecnormalize == "none" else vecnormalize
+
+
+def _one_line(error: object) -> str:
+    return " ".join(str(error).split())
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"sb3-clanker: warning: {_one_line(message)}", file=sys.stderr)

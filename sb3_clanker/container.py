@@ -1,0 +1,110 @@
+"""The outermost layer of an ONNX file: its metadata entries, and the bytes that are not metadata.
+
+An ONNX file is one protocol buffer message, ``ModelProto``. Its metadata entries are top-level fields of their own,
+so they can be told from graph and weights without parsing either. That is what lets a reader check a file before
+handing it to any parser, and lets a writer append metadata to the very bytes that were proven.
+
+Wire format: https://protobuf.dev/programming-guides/encoding/ and
+https://github.com/onnx/onnx/blob/main/onnx/onnx.proto (``ModelProto.metadata_props`` is field 14).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+_METADATA_PROPS = 14
+_KEY, _VALUE = 1, 2
+_MAX_FIELDS = 100_000  # far beyond any real file; bounds the time that a hostile one can take
+_VARINT, _FIXED64, _LENGTH_DELIMITED, _FIXED32 = 0, 1, 2, 5
+
+
+class MalformedContainerError(ValueError):
+    """The bytes are no protocol buffer message; turned into a typed error where the file's name is known."""
+
+
+def split_container(data: bytes) -> tuple[list[memoryview], dict[str, str]]:
+    """Split a file into what is not metadata and what is.
+
+    :param data: the bytes of an ONNX file
+    :return: the stretches of ``data`` that hold everything but metadata, in order, and the metadata entries
+    :raises MalformedContainerError: the bytes are no protocol buffer message
+    """
+    view = memoryview(data)
+    body: list[memoryview] = []
+    entries: dict[str, str] = {}
+    for number, start, payload, end in _fields(view):
+        if number != _METADATA_PROPS:
+            body.append(view[start:end])
+            continue
+        message = view[payload:end]
+        entry = {field: message[first:last] for field, _, first, last in _fields(message)}
+        if set(entry) != {_KEY, _VALUE}:
+            raise MalformedContainerError("a metadata entry is not a key and a value")
+        try:
+            key, value = str(entry[_KEY], "utf-8"), str(entry[_VALUE], "utf-8")
+        except UnicodeDecodeError as error:
+            raise MalformedContainerError("a metadata entry is not UTF-8") from error
+        if key in entries:
+            raise MalformedContainerError(f"the metadata entry {key[:60]!r} stands twice")
+        entries[key] = value
+    return body, entries
+
+
+def join_container(body: bytes, entries: Mapping[str, str]) -> bytes:
+    """Append metadata entries to a serialized ``ModelProto`` that has none."""
+    return b"".join([body, *(_message(_METADATA_PROPS, _entry(key, value)) for key, value in entries.items())])
+
+
+def _entry(key: str, value: str) -> bytes:
+    return _message(_KEY, key.encode()) + _message(_VALUE, value.encode())
+
+
+def _message(number: int, payload: bytes) -> bytes:
+    return _varint(number << 3 | _LENGTH_DELIMITED) + _varint(len(payload)) + payload
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _fields(view: memoryview) -> Iterator[tuple[int, int, int, int]]:
+    """Every top-level field: its number, where it starts, where its payload starts, and where it ends."""
+    position = count = 0
+    while position < len(view):
+        start = position
+        count += 1
+        tag, position = _read_varint(view, position)
+        number, wire_type = tag >> 3, tag & 7
+        payload = position
+        if wire_type == _VARINT:
+            _, position = _read_varint(view, position)
+        elif wire_type == _FIXED64:
+            position += 8
+        elif wire_type == _FIXED32:
+            position += 4
+        elif wire_type == _LENGTH_DELIMITED:
+            length, payload = _read_varint(view, position)
+            position = payload + length
+        else:
+            raise MalformedContainerError(f"unknown wire type {wire_type} at byte {start}")
+        if number == 0 or position > len(view) or count > _MAX_FIELDS:
+            raise MalformedContainerError(f"the field at byte {start} is damaged or cut off")
+        yield number, start, payload, position
+
+
+def _read_varint(view: memoryview, position: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        if position >= len(view):
+            break
+        byte = view[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+    raise MalformedContainerError(f"the number that ends at byte {position} is damaged or cut off")

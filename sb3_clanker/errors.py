@@ -1,0 +1,237 @@
+"""Every error and warning of the package.
+
+One root, :class:`ClankerError`. Each leaf is also the built-in it refines, so that ``except ValueError`` written
+before this package was installed goes on working. A leaf takes the facts, keeps them as attributes and builds the
+message from them: what was got, what was expected, what to do about it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sb3_clanker.validation import ValidationReport
+
+
+class ClankerError(Exception):
+    """Root of every error that this package raises on purpose."""
+
+
+class ClankerWarning(UserWarning):
+    """Root of every warning that this package gives."""
+
+
+class UnknownNormalizationWarning(ClankerWarning):
+    """Nothing tells whether the policy was trained on normalized observations."""
+
+
+# What the caller asked for ------------------------------------------------------------------------------------------
+
+
+class OptionError(ClankerError, ValueError):
+    """An option has a value that it cannot have.
+
+    :ivar option: name of the option
+    :ivar value: the value that was given
+    """
+
+    def __init__(self, option: str, value: object, expected: str) -> None:
+        self.option = option
+        self.value = value
+        super().__init__(f"{option}={value!r} cannot be used: expected {expected}.")
+
+
+class ReservedMetadataKeyError(ClankerError, ValueError):
+    """A metadata entry of the caller has a name that the file format keeps for itself.
+
+    :ivar key: the name in question
+    :ivar reserved: every name that is kept
+    """
+
+    def __init__(self, key: str, reserved: Sequence[str]) -> None:
+        self.key = key
+        self.reserved = tuple(reserved)
+        super().__init__(
+            f"The metadata key {key!r} is reserved. Reserved keys: {', '.join(self.reserved)}. Choose another name."
+        )
+
+
+class MissingDependencyError(ClankerError, ImportError):
+    """An optional package is needed and not installed.
+
+    :ivar package: name of the package on PyPI
+    """
+
+    def __init__(self, package: str, purpose: str, install: str) -> None:
+        self.package = package
+        super().__init__(f"{purpose} needs the package {package}, which is not installed. Install it: {install}")
+
+
+# What was given to export -------------------------------------------------------------------------------------------
+
+
+class UnsupportedPolicyError(ClankerError, TypeError):
+    """The object is not a policy that can be exported, for the reason in the message."""
+
+    def __init__(self, got: str, reason: str, remedy: str) -> None:
+        self.got = got
+        self.reason = reason
+        super().__init__(f"Cannot export {got}: {reason}. {remedy}")
+
+
+class UnsupportedSpaceError(ClankerError, ValueError):
+    """An observation or action space that has no place in the file format.
+
+    :ivar space: the space, as text
+    """
+
+    def __init__(self, role: str, space: str, reason: str) -> None:
+        self.role = role
+        self.space = space
+        super().__init__(f"Cannot export the {role} space {space}: {reason}.")
+
+
+class NormalizationError(ClankerError, ValueError):
+    """VecNormalize statistics that do not belong to the policy, or that are none."""
+
+
+class CheckpointError(ClankerError, ValueError):
+    """A Stable-Baselines3 ``.zip`` that cannot be loaded.
+
+    :ivar path: the file
+    """
+
+    def __init__(self, path: Path, problem: str, remedy: str) -> None:
+        self.path = path
+        super().__init__(f"{path}: {problem}. {remedy}")
+
+
+class MissingFileError(ClankerError, FileNotFoundError):
+    """A file that was named is not there.
+
+    :ivar path: the file
+    """
+
+    def __init__(self, path: Path, what: str) -> None:
+        self.path = path
+        super().__init__(f"{path}: there is no such {what}. Check the path.")
+
+
+# What went wrong on the way -----------------------------------------------------------------------------------------
+
+
+class GraphError(ClankerError, RuntimeError):
+    """The policy could not be turned into an ONNX graph, for the reason in the message."""
+
+
+class UnsupportedOpsetError(ClankerError, ValueError):
+    """The graph cannot be written in the opset that was asked for.
+
+    :ivar opset_version: the opset that was asked for
+    :ivar operators: the operators in the way (empty where the opset as such is not supported)
+    """
+
+    def __init__(self, opset_version: int, supported: Sequence[int], operators: Sequence[str] = ()) -> None:
+        self.opset_version = opset_version
+        self.operators = tuple(operators)
+        if self.operators:
+            message = (
+                f"This policy cannot be written in opset {opset_version}: it needs {', '.join(self.operators)}. "
+                f"Ask for a later opset, up to {max(supported)}."
+            )
+        else:
+            message = f"Opset {opset_version!r} is not supported: expected one of {min(supported)} to {max(supported)}."
+        super().__init__(message)
+
+
+class NonFiniteWeightsError(ClankerError, ValueError):
+    """The policy has diverged: a weight is infinite or not a number.
+
+    :ivar tensor: name of the first such tensor
+    """
+
+    def __init__(self, tensor: str) -> None:
+        self.tensor = tensor
+        super().__init__(
+            f"{tensor} holds values that are infinite or not a number: training has diverged. "
+            "Go back to the last good checkpoint."
+        )
+
+
+class ValidationError(ClankerError, ValueError):
+    """A file failed its proof.
+
+    :ivar report: every figure that was measured, the failed stage last
+    """
+
+    def __init__(self, message: str, report: ValidationReport) -> None:
+        self.report = report
+        super().__init__(message)
+
+
+class PublicationError(ClankerError, OSError):
+    """A file could not be written.
+
+    :ivar path: the file
+    """
+
+    def __init__(self, path: Path, problem: str) -> None:
+        self.path = path
+        super().__init__(
+            f"{path}: cannot be written: {problem}. Check that the folder exists, is writable and not full."
+        )
+
+
+# What was read from a file ------------------------------------------------------------------------------------------
+
+
+class PolicyFileError(ClankerError, ValueError):
+    """The file is no ONNX policy of this package, or is damaged.
+
+    :ivar path: the file, or None for bytes in memory
+    """
+
+    def __init__(self, path: Path | None, problem: str) -> None:
+        self.path = path
+        super().__init__(f"{path or 'these bytes'}: {problem}")
+
+
+class MetadataError(PolicyFileError):
+    """The record in the file is damaged.
+
+    :ivar problems: one line for every bad field, each beginning with the field's path
+    """
+
+    def __init__(self, path: Path | None, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__(path, "the record in the file is damaged:\n" + "\n".join(f"  {line}" for line in problems))
+
+
+class SchemaVersionError(PolicyFileError):
+    """The record has a schema version that this reader does not know.
+
+    :ivar found: version in the file
+    :ivar known: newest version that this reader knows
+    """
+
+    def __init__(self, path: Path | None, found: object, known: int) -> None:
+        self.found = found
+        self.known = known
+        remedy = "Upgrade sb3-clanker." if isinstance(found, int) and found > known else "Export the policy again."
+        super().__init__(path, f"schema version {found!r} of the record is unknown, expected 1 to {known}. {remedy}")
+
+
+# What was given to a loaded policy ----------------------------------------------------------------------------------
+
+
+class ObservationError(ClankerError, ValueError):
+    """An observation of the wrong shape, type or key."""
+
+
+class StochasticActionError(ClankerError, ValueError):
+    """A random action was asked of a file that holds the deterministic policy alone."""
+
+    def __init__(self) -> None:
+        super().__init__("This file holds the deterministic policy alone: call predict(..., deterministic=True).")

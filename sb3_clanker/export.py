@@ -1,0 +1,326 @@
+"""The exporter: an algorithm and options in, a proven file and its report out.
+
+The callback, :func:`export_policy` and the command line all enter here.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+from sb3_clanker.actor import Actor, copy_policy
+from sb3_clanker.artifact import Publication, ensure_folder, pair_with_zip
+from sb3_clanker.errors import PublicationError, UnsupportedPolicyError, ValidationError
+from sb3_clanker.graph import Graph
+from sb3_clanker.loading import holds_policy_of
+from sb3_clanker.metadata import (
+    PairedFile,
+    PolicyMetadata,
+    Provenance,
+    TrainingRecord,
+    parse,
+    read_file,
+    stamp,
+)
+from sb3_clanker.normalization import collect_statistics
+from sb3_clanker.options import ExportOptions
+from sb3_clanker.probes import Probes, draw_probes, take
+from sb3_clanker.reference import Reference, seen_observations
+from sb3_clanker.statistics import Normalization, NormalizationSource, resolve_normalization
+from sb3_clanker.validation import ValidationReport, prove
+
+_PACKAGES = (
+    "sb3-clanker",
+    "stable-baselines3",
+    "sb3-contrib",
+    "torch",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "numpy",
+    "gymnasium",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportReport:
+    """What an export did.
+
+    :ivar path: the file
+    :ivar size: its size in bytes
+    :ivar seconds: duration of each stage: ``trace`` (about 0 where an earlier one served), ``fill``, ``validate`` and
+        ``write``
+    :ivar validation: what the proof measured
+    :ivar metadata: what the file says of itself
+    """
+
+    path: Path
+    size: int
+    seconds: dict[str, float]
+    validation: ValidationReport
+    metadata: PolicyMetadata
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProvenPolicy:
+    """A file that passed its proof and has no name yet.
+
+    :ivar data: its bytes
+    :ivar metadata: what it says of itself
+    :ivar validation: what the proof measured
+    :ivar seconds: duration of each stage
+    """
+
+    data: bytes
+    metadata: PolicyMetadata
+    validation: ValidationReport
+    seconds: dict[str, float]
+
+
+def export_policy(
+    model: BaseAlgorithm,
+    path: str | Path,
+    *,
+    vec_normalize: NormalizationSource = "auto",
+    options: ExportOptions = ExportOptions(),
+) -> ExportReport:
+    """Write the policy of an algorithm as one proven ``.onnx`` file.
+
+    :param model: a Stable-Baselines3 or sb3-contrib algorithm, in any state of its training; it is left as it is
+    :param path: where to; ``.onnx`` is added where it is missing, folders are made
+    :param vec_normalize: the normalization that the policy was trained with: ``"auto"`` is the one the model trains
+        with, or for a loaded model the statistics that lie beside its ``.zip``, which must lie beside ``path`` and have
+        its name; or a ``VecNormalize``, the path of saved statistics, or None for certainly none
+    :param options: see :class:`ExportOptions`
+    :return: what was done and measured
+    :raises UnsupportedPolicyError: not an algorithm, or a policy that cannot be exported
+    :raises UnsupportedSpaceError: a space has no place in the file format
+    :raises NormalizationError: the statistics are of another policy
+    :raises UnsupportedOpsetError: an operator does not exist in the opset that was asked for
+    :raises GraphError: the policy cannot be traced
+    :raises ValidationError: the file does not do what the policy does; nothing was written
+    :raises PublicationError: the file cannot be written
+
+    >>> report = export_policy(model, "cartpole.onnx")  # doctest: +SKIP
+    >>> report.validation.cross_check.max_difference  # doctest: +SKIP
+    0.0
+    """
+    check_algorithm(model)
+    path = onnx_path(path)
+    zip_path = _own_zip(path, model)
+    normalization = resolve_normalization(model, vec_normalize, zip_path)
+    return write_policy(model, path, normalization, zip_path, options)
+
+
+def validate_policy(
+    path: str | Path,
+    model: BaseAlgorithm,
+    *,
+    vec_normalize: NormalizationSource = "auto",
+    options: ExportOptions = ExportOptions(),
+) -> ValidationReport:
+    """Prove again that a file does what a policy does.
+
+    :param path: an ``.onnx`` file of this package
+    :param model: the algorithm that it is held against
+    :param vec_normalize: as in :func:`export_policy`
+    :param options: tolerances and number of observations
+    :return: the report of a proof that passed
+    :raises ValidationError: a stage failed; the error carries the report
+    :raises PolicyFileError: the file is damaged or not one of this package
+    """
+    check_algorithm(model)
+    path = Path(path)
+    data = read_file(path)
+    metadata = parse(data, path)
+    normalization = resolve_normalization(model, vec_normalize, _own_zip(path, model))
+    return check_policy(data, metadata, model, normalization, options)
+
+
+def check_policy(
+    data: bytes, metadata: PolicyMetadata, model: BaseAlgorithm, normalization: Normalization, options: ExportOptions
+) -> ValidationReport:
+    """Prove the bytes of a file against an algorithm; errors as in :func:`validate_policy`."""
+    exporter = Exporter(model, normalization, options)
+    return prove(data, metadata, exporter.reference(), exporter.probes(), options)
+
+
+def write_policy(
+    model: BaseAlgorithm, path: Path, normalization: Normalization, zip_path: Path | None, options: ExportOptions
+) -> ExportReport:
+    """Export to a file whose normalization and ``.zip`` are known; errors as in :func:`export_policy`."""
+    ensure_folder(path.parent)
+    proven = Exporter(model, normalization, options).export(
+        algorithm_file=pair_with_zip(zip_path) if zip_path else None, statistics_file=normalization.file
+    )
+    start = time.perf_counter()
+    with Publication(path.parent) as publication:
+        publication.stage(path.name, lambda file: file.write(proven.data))
+        publication.commit()
+    return ExportReport(
+        path=path,
+        size=len(proven.data),
+        seconds={**proven.seconds, "write": time.perf_counter() - start},
+        validation=proven.validation,
+        metadata=proven.metadata,
+    )
+
+
+class Exporter:
+    """Exports one algorithm, as often as needed; its graph is traced once.
+
+    :param model: the algorithm; it is never changed
+    :param normalization: what it was trained with
+    :param options: options of every export
+    """
+
+    def __init__(self, model: BaseAlgorithm, normalization: Normalization, options: ExportOptions) -> None:
+        check_algorithm(model)
+        self._model, self._normalization, self._options = model, normalization, options
+        self._graph: Graph | None = None
+
+    def export(
+        self,
+        *,
+        mean_reward: float | None = None,
+        algorithm_file: PairedFile | None = None,
+        statistics_file: PairedFile | None = None,
+    ) -> ProvenPolicy:
+        """Export the policy as it is now, and prove it.
+
+        Where a file from an earlier trace fails its proof, the policy has changed in a way that no weight tells of:
+        it is traced again, once.
+
+        :param mean_reward: of the evaluation that led to this export
+        :param algorithm_file: the ``.zip`` of the same instant
+        :param statistics_file: the VecNormalize statistics of the same instant
+        """
+        traced_before = self._graph is not None
+        try:
+            return self._export(mean_reward, algorithm_file, statistics_file)
+        except ValidationError:
+            if not traced_before:
+                raise
+            self._graph = None
+            return self._export(mean_reward, algorithm_file, statistics_file)
+
+    def _export(
+        self, mean_reward: float | None, algorithm_file: PairedFile | None, statistics_file: PairedFile | None
+    ) -> ProvenPolicy:
+        seconds: dict[str, float] = {}
+        policy, statistics = self._model.policy, collect_statistics(self._normalization.vec_normalize)
+        actor = Actor(policy, statistics)
+        tensors = actor.tensors()
+        with _timed(seconds, "trace"):
+            if self._graph is None or not self._graph.reusable or not self._graph.fits(tensors):
+                self._graph = Graph(Actor(copy_policy(policy), statistics), self._options.opset_version)
+        with _timed(seconds, "fill"):
+            body = self._graph.fill(tensors)
+        with _timed(seconds, "validate"):
+            reference, probes = self.reference(), self.probes()
+            metadata = PolicyMetadata(
+                algorithm=type(self._model).__name__,
+                policy_class=f"{type(policy).__module__}.{type(policy).__qualname__}",
+                observation_space=actor.observation_space,
+                action_space=actor.action_space,
+                inputs=actor.inputs,
+                outputs=actor.outputs,
+                predict_dtype=str(reference.predict(take(probes.observations, 0)).dtype),
+                recurrent=False,
+                opset_version=self._options.opset_version,
+                ir_version=self._graph.ir_version,
+                normalization=self._normalization.record(),
+                training=TrainingRecord(
+                    num_timesteps=int(self._model.num_timesteps),
+                    mean_reward=mean_reward if mean_reward is not None and np.isfinite(mean_reward) else None,
+                ),
+                provenance=Provenance(
+                    created=datetime.now(UTC).isoformat(timespec="seconds"),
+                    versions=dict(_versions()),
+                    algorithm_file=algorithm_file,
+                    statistics_file=statistics_file,
+                ),
+                entries=dict(self._options.metadata),
+            )
+            report = prove(stamp(body, metadata), metadata, reference, probes, self._options)
+            metadata = replace(metadata, cross_check=report.cross_check)
+            data = stamp(body, metadata)  # the proven bytes, with the result of the proof in the record
+        return ProvenPolicy(data=data, metadata=parse(data), validation=report, seconds=seconds)
+
+    def reference(self) -> Reference:
+        """Stable-Baselines3's own ``predict`` on raw observations."""
+        return Reference(self._model, self._normalization.vec_normalize)
+
+    def probes(self) -> Probes:
+        """Raw observations to try."""
+        policy, vec_normalize = self._model.policy, self._normalization.vec_normalize
+        n_samples = self._options.n_samples or _n_samples(sum(tensor.numel() for tensor in policy.parameters()))
+        seen = seen_observations(self._model, vec_normalize, limit=n_samples)
+        return draw_probes(policy.observation_space, collect_statistics(vec_normalize), seen, n_samples)
+
+
+def check_algorithm(model: object) -> None:
+    """Refuse what is no Stable-Baselines3 algorithm.
+
+    :raises UnsupportedPolicyError: it is none, or it has no policy yet
+    """
+    if not isinstance(model, BaseAlgorithm):
+        raise UnsupportedPolicyError(
+            type(model).__qualname__, "it is not a Stable-Baselines3 algorithm", "Pass the model, such as PPO(...)."
+        )
+    if getattr(model, "policy", None) is None:
+        raise UnsupportedPolicyError(
+            type(model).__qualname__, "it has no policy yet", "Make it with _init_setup_model=True, the default."
+        )
+
+
+def _n_samples(n_parameters: int) -> int:
+    """Many observations for a small network, few for a large one: the proof costs what the network costs."""
+    return int(np.clip(10_000_000 // max(n_parameters, 1), 16, 256))
+
+
+def onnx_path(path: str | Path) -> Path:
+    """Where a file will be written: ``path``, with ``.onnx`` added where it is missing.
+
+    :raises PublicationError: there is a folder of that name
+    """
+    path = Path(path)
+    path = path if path.suffix == ".onnx" else path.with_name(f"{path.name}.onnx")
+    if path.is_dir():
+        raise PublicationError(path, "it is a folder")
+    return path
+
+
+def _own_zip(path: Path, model: BaseAlgorithm) -> Path | None:
+    """The ``.zip`` beside a policy file, if it holds this very model."""
+    zip_path = path.with_suffix(".zip")
+    return zip_path if holds_policy_of(zip_path, model) else None
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    """Versions of Python and of the packages that are installed."""
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[stage] = time.perf_counter() - start

@@ -1,0 +1,303 @@
+"""The record in a file: what it holds, how it is written, how it is read and checked.
+
+A file carries the nine flat keys of the clanker policy contract, the caller's own flat keys, and one further key,
+``sb3_clanker``, with the record: one JSON document, :class:`PolicyMetadata`.
+
+To change the record: add, rename or drop fields, raise ``SCHEMA_VERSION`` by one, and teach :func:`parse` to read
+the version before. A reader refuses a version that it does not know.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from sb3_clanker.container import MalformedContainerError, join_container, split_container
+from sb3_clanker.errors import (
+    MetadataError,
+    MissingFileError,
+    OptionError,
+    PolicyFileError,
+    ReservedMetadataKeyError,
+    SchemaVersionError,
+)
+from sb3_clanker.schema import from_json, to_json
+from sb3_clanker.tensors import LeafSpace, ObservationSpace, TensorSpec, action_dim
+
+SCHEMA_VERSION = 1
+CONTRACT_VERSION = "1.0.0"
+RECORD_KEY = "sb3_clanker"
+CONTRACT_KEYS = (
+    "clanker_policy_version",
+    "action_space",
+    "action_transform",
+    "action_scale",
+    "action_offset",
+    "training_framework",
+    "recurrent",
+    "deterministic_mode",
+    "batch_inference",
+)
+RESERVED_KEYS = (*CONTRACT_KEYS, RECORD_KEY)
+
+_MAX_RECORD_LENGTH = 1 << 24
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormalizationRecord:
+    """VecNormalize, as it stands in the graph.
+
+    :ivar status: ``folded``: the graph normalizes, feed raw observations; ``none``: the policy was trained on raw
+        observations; ``unknown``: nothing told, and the graph does not normalize
+    :ivar keys: the keys of a Dict space that are normalized, empty for any other space
+    :ivar clip_obs: largest absolute value after normalization
+    :ivar epsilon: added to the variance
+    """
+
+    status: Literal["folded", "none", "unknown"]
+    keys: tuple[str, ...] = ()
+    clip_obs: float | None = None
+    epsilon: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRecord:
+    """How far training was.
+
+    :ivar num_timesteps: environment steps taken
+    :ivar mean_reward: mean episode reward of the evaluation that led to this file, None without one
+    """
+
+    num_timesteps: int
+    mean_reward: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairedFile:
+    """A file that was written beside this one, from the same instant.
+
+    :ivar name: its name, without a folder
+    :ivar digest: ``zip:`` and the SHA-256 of its directory for a ``.zip``, else ``sha256:`` and that of its bytes
+    """
+
+    name: str
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """Where the file comes from.
+
+    :ivar created: UTC time in ISO 8601
+    :ivar versions: versions of Python and of the packages that took part
+    :ivar algorithm_file: the ``.zip`` of Stable-Baselines3 that belongs to this file
+    :ivar statistics_file: the VecNormalize statistics that belong to it
+    """
+
+    created: str
+    versions: dict[str, str]
+    algorithm_file: PairedFile | None = None
+    statistics_file: PairedFile | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossCheckRecord:
+    """What the comparison with Stable-Baselines3's own ``predict`` measured.
+
+    :ivar n_observations: observations compared
+    :ivar n_seen: how many of them training had really seen
+    :ivar max_difference: largest difference; Box actions in units of half their range
+    :ivar n_mismatches: observations on which the actions differ by more than the tolerance
+    :ivar n_ties: observations on which they differ by no more than Stable-Baselines3's own actions do when its
+        weights change in their last digit: near-ties of scores, not counted as mismatches
+    :ivar n_nonfinite: observations on which Stable-Baselines3 itself gives no finite action, not compared
+    :ivar atol: absolute tolerance
+    :ivar rtol: relative tolerance
+    """
+
+    n_observations: int
+    n_seen: int
+    max_difference: float
+    n_mismatches: int
+    n_ties: int
+    n_nonfinite: int
+    atol: float
+    rtol: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyMetadata:
+    """Everything that a file says of itself.
+
+    :ivar schema_version: version of this record
+    :ivar algorithm: class name of the algorithm, such as ``PPO``
+    :ivar policy_class: full name of the policy's class
+    :ivar observation_space: space of one raw observation
+    :ivar action_space: space of one action
+    :ivar inputs: inputs of the graph, in order
+    :ivar outputs: outputs of the graph, in order
+    :ivar predict_dtype: numpy's name of the element type in which ``predict`` returns actions
+    :ivar recurrent: whether the policy carries a state from step to step
+    :ivar opset_version: ONNX opset of the graph
+    :ivar ir_version: ONNX IR version of the file
+    :ivar normalization: VecNormalize, as it stands in the graph
+    :ivar training: how far training was
+    :ivar provenance: where the file comes from
+    :ivar cross_check: what the proof measured
+    :ivar digest: ``sha256:`` and the digest of graph, weights and this record
+    :ivar entries: the caller's own flat keys (beside the record, not in it)
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    algorithm: str
+    policy_class: str
+    observation_space: ObservationSpace
+    action_space: LeafSpace
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    predict_dtype: str
+    recurrent: bool
+    opset_version: int
+    ir_version: int
+    normalization: NormalizationRecord
+    training: TrainingRecord
+    provenance: Provenance
+    cross_check: CrossCheckRecord | None = None
+    digest: str = ""
+    entries: dict[str, str] = field(default_factory=dict)
+
+
+def contract_entries(metadata: PolicyMetadata) -> dict[str, str]:
+    """The nine flat keys of the clanker policy contract, every value a string."""
+    dim = action_dim(metadata.action_space)
+    values = (
+        CONTRACT_VERSION,
+        json.dumps(to_json(metadata.action_space)),
+        "none",  # clipping and unscaling are in the graph
+        json.dumps([1.0] * dim),
+        json.dumps([0.0] * dim),
+        "stable-baselines3",
+        json.dumps(metadata.recurrent),
+        "false",
+        "true",
+    )
+    return dict(zip(CONTRACT_KEYS, values, strict=True))
+
+
+def check_entries(entries: object) -> Mapping[str, str]:
+    """Check the caller's own entries.
+
+    :raises OptionError: not a mapping of strings to strings
+    :raises ReservedMetadataKeyError: a key is kept for the format
+    """
+    if not isinstance(entries, Mapping) or not all(
+        isinstance(key, str) and key and isinstance(value, str) for key, value in entries.items()
+    ):
+        raise OptionError("metadata", entries, "a mapping of non-empty strings to strings")
+    for key in entries:
+        if key in RESERVED_KEYS:
+            raise ReservedMetadataKeyError(key, RESERVED_KEYS)
+    return entries
+
+
+def stamp(body: bytes, metadata: PolicyMetadata) -> bytes:
+    """Append the metadata to a graph.
+
+    :param body: a serialized ``ModelProto`` without metadata entries; it stands in the result byte for byte
+    :param metadata: the record; its ``digest`` is computed here
+    """
+    digest = _digest([body], _encode(replace(metadata, digest="")))
+    record = _encode(replace(metadata, digest=digest))
+    return join_container(body, {**contract_entries(metadata), **metadata.entries, RECORD_KEY: record})
+
+
+def read_metadata(path: str | Path) -> PolicyMetadata:
+    """Read what a file says of itself, and check that it is undamaged. Nothing in the file is run.
+
+    :param path: an ``.onnx`` file of this package
+    :raises MissingFileError: there is no such file
+    :raises PolicyFileError: not an ONNX file, not one of this package, or changed after it was written
+    :raises MetadataError: the record is damaged; every bad field is named
+    :raises SchemaVersionError: the record is of a version that this reader does not know
+
+    >>> read_metadata("runs/cartpole/best_model.onnx").training.num_timesteps  # doctest: +SKIP
+    50000
+    """
+    path = Path(path)
+    return parse(read_file(path), path)
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a policy file.
+
+    :raises MissingFileError: there is no such file
+    """
+    if not path.is_file():
+        raise MissingFileError(path, "policy file")
+    return path.read_bytes()
+
+
+def parse(data: bytes, path: Path | None = None) -> PolicyMetadata:
+    """Read and check the record in the bytes of a file; errors as in :func:`read_metadata`."""
+    try:
+        body, entries = split_container(data)
+    except MalformedContainerError as error:
+        raise PolicyFileError(path, f"this is not an ONNX file, or it is damaged: {error}.") from error
+    if RECORD_KEY not in entries:
+        raise PolicyFileError(
+            path, f"there is no record {RECORD_KEY!r} in it: not a policy of this package. Export it with sb3_clanker."
+        )
+    record = entries.pop(RECORD_KEY)
+    metadata = _decode(record, {key: value for key, value in entries.items() if key not in CONTRACT_KEYS}, path)
+    if metadata.digest != _digest(body, record.replace(metadata.digest, "", 1)):
+        raise PolicyFileError(path, "the file was changed or damaged after it was proven. Export the policy again.")
+    expected = contract_entries(metadata)
+    problems = [
+        f"{key}: expected {expected[key]!r}, got {entries.get(key)!r}"
+        for key in CONTRACT_KEYS
+        if entries.get(key) != expected[key]
+    ]
+    if problems:
+        raise MetadataError(path, problems)
+    return metadata
+
+
+def _encode(metadata: PolicyMetadata) -> str:
+    document = to_json(metadata)
+    del document["entries"]
+    return json.dumps(document, allow_nan=False)
+
+
+def _decode(record: str, entries: dict[str, str], path: Path | None) -> PolicyMetadata:
+    if len(record) > _MAX_RECORD_LENGTH:
+        raise MetadataError(path, [f"record: expected at most {_MAX_RECORD_LENGTH} characters, got {len(record)}"])
+    try:
+        document = json.loads(record, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise MetadataError(path, [f"record: not JSON: {error}"]) from error
+    if not isinstance(document, dict):
+        raise MetadataError(path, [f"record: expected an object, got {type(document).__name__}"])
+    version = document.get("schema_version")
+    if type(version) is not int or version != SCHEMA_VERSION:
+        raise SchemaVersionError(path, version, SCHEMA_VERSION)
+    problems: list[str] = []
+    metadata = from_json(PolicyMetadata, {**document, "entries": entries}, problems)
+    if metadata is None:
+        raise MetadataError(path, problems)
+    return metadata
+
+
+def _digest(body: Iterable[bytes | memoryview], record: str) -> str:
+    digest = hashlib.sha256()
+    for stretch in body:
+        digest.update(stretch)
+    digest.update(record.encode())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON number")

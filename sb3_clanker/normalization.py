@@ -1,0 +1,83 @@
+"""VecNormalize as a torch module: the statistics of a training, folded into the graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch as th
+from numpy.typing import NDArray
+from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.vec_env import VecNormalize
+from torch import nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Statistics:
+    """What VecNormalize knows of one observation.
+
+    :ivar mean: float64, shape of the observation
+    :ivar variance: float64, shape of the observation
+    :ivar epsilon: added to the variance
+    :ivar clip_obs: largest absolute value after normalization
+    """
+
+    mean: NDArray[np.float64]
+    variance: NDArray[np.float64]
+    epsilon: float
+    clip_obs: float
+
+    @property
+    def deviation(self) -> NDArray[np.float64]:
+        """What VecNormalize divides by."""
+        return np.asarray(np.sqrt(self.variance + self.epsilon))
+
+
+def collect_statistics(vec_normalize: VecNormalize | None) -> dict[str | None, Statistics]:
+    """The statistics of each observation that is normalized, by its key in a Dict space, or under None.
+
+    Empty where there is no VecNormalize, or where it leaves observations alone (``norm_obs=False``).
+    """
+    if vec_normalize is None or not vec_normalize.norm_obs:
+        return {}
+    running: Any = vec_normalize.obs_rms  # a dict for a Dict space, whatever its annotation says
+    by_key: dict[str | None, RunningMeanStd] = running if isinstance(running, dict) else {None: running}
+    return {
+        key: Statistics(
+            mean=np.array(rms.mean, dtype=np.float64),
+            variance=np.array(rms.var, dtype=np.float64),
+            epsilon=float(vec_normalize.epsilon),
+            clip_obs=float(vec_normalize.clip_obs),
+        )
+        for key, rms in by_key.items()
+    }
+
+
+class Normalize(nn.Module):
+    """``clip((observation - mean) / sqrt(variance + epsilon))`` in float32, as exact as float32 allows.
+
+    VecNormalize computes in float64. Far from zero a float32 mean is too coarse, so it is kept in two parts: the
+    observation and the first part are close, their difference is exact, and the second part puts the rest right.
+
+    Source of the behaviour: ``VecNormalize._normalize_obs``,
+    https://github.com/DLR-RM/stable-baselines3/blob/v2.9.2/stable_baselines3/common/vec_env/vec_normalize.py
+    """
+
+    mean_high: th.Tensor
+    mean_low: th.Tensor
+    deviation: th.Tensor
+    clip_obs: th.Tensor
+
+    def __init__(self, statistics: Statistics) -> None:
+        super().__init__()
+        mean_high = statistics.mean.astype(np.float32)
+        self.register_buffer("mean_high", th.as_tensor(mean_high))
+        self.register_buffer("mean_low", th.as_tensor((statistics.mean - mean_high).astype(np.float32)))
+        self.register_buffer("deviation", th.as_tensor(statistics.deviation.astype(np.float32)))
+        self.register_buffer("clip_obs", th.tensor(statistics.clip_obs, dtype=th.float32))
+
+    def forward(self, observation: th.Tensor) -> th.Tensor:
+        """Normalize raw observations, float32 of shape (batch, *shape)."""
+        centered = (observation - self.mean_high) - self.mean_low
+        return th.minimum(th.maximum(centered / self.deviation, -self.clip_obs), self.clip_obs)

@@ -1,0 +1,178 @@
+"""A policy from a file: ``predict`` as Stable-Baselines3 has it, with numpy and onnxruntime alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from sb3_clanker.errors import ObservationError, PolicyFileError, StochasticActionError
+from sb3_clanker.metadata import PolicyMetadata, parse, read_file
+from sb3_clanker.tensors import BATCH, DictSpace, LeafSpace, TensorSpec, to_gymnasium
+
+if TYPE_CHECKING:
+    from gymnasium import spaces
+
+Array: TypeAlias = NDArray[Any]
+Observation: TypeAlias = Array | Mapping[str, Array]
+State: TypeAlias = tuple[Array, ...]
+
+_Encoded: TypeAlias = tuple[dict[str, Array], bool]
+
+
+class OnnxPolicy:
+    """A trained policy, loaded from an ``.onnx`` file of this package.
+
+    ``predict`` takes and returns what Stable-Baselines3's own does, so the policy can stand where an algorithm is
+    expected to predict, ``stable_baselines3.common.evaluation.evaluate_policy`` for one. Feed **raw** observations:
+    normalization is in the graph.
+
+    The session uses one thread and does not spin, so that a policy costs its caller nothing between two calls.
+
+    :param path: the file
+    :raises MissingFileError: there is no such file
+    :raises PolicyFileError: not a policy of this package, or damaged, or not runnable
+    :ivar metadata: what the file says of itself
+
+    >>> policy = OnnxPolicy("runs/cartpole/best_model.onnx")  # doctest: +SKIP
+    >>> action, _ = policy.predict(np.zeros(4, dtype=np.float32))  # doctest: +SKIP
+    """
+
+    metadata: PolicyMetadata
+
+    def __init__(self, path: str | Path) -> None:
+        path = Path(path)
+        data = read_file(path)
+        self._load(data, parse(data, path), path)
+
+    @classmethod
+    def from_bytes(cls, data: bytes, metadata: PolicyMetadata | None = None) -> OnnxPolicy:
+        """Load a policy from the bytes of a file.
+
+        :param data: the bytes
+        :param metadata: the record that belongs to them; None reads it from ``data`` and checks it
+        """
+        policy = cls.__new__(cls)
+        policy._load(data, parse(data) if metadata is None else metadata, None)
+        return policy
+
+    def _load(self, data: bytes, metadata: PolicyMetadata, path: Path | None) -> None:
+        self.metadata = metadata
+        self._session = _open_session(data, path)
+        self._encode = _encoder(metadata)
+        self._decode = _decoder(metadata)
+
+    @property
+    def observation_space(self) -> spaces.Space[Any]:
+        """Space of the raw observations, built on demand (needs gymnasium)."""
+        return to_gymnasium(self.metadata.observation_space)
+
+    @property
+    def action_space(self) -> spaces.Space[Any]:
+        """Space of the actions, built on demand (needs gymnasium)."""
+        return to_gymnasium(self.metadata.action_space)
+
+    def predict(
+        self,
+        observation: Observation,
+        state: State | None = None,
+        episode_start: Array | None = None,  # noqa: ARG002 - Stable-Baselines3's signature
+        deterministic: bool = True,
+    ) -> tuple[Array, State | None]:
+        """Choose the action for one observation or a batch of them.
+
+        Source of the behaviour: ``BasePolicy.predict``,
+        https://github.com/DLR-RM/stable-baselines3/blob/v2.9.2/stable_baselines3/common/policies.py
+
+        :param observation: raw observation of the shape of ``observation_space``, or a batch of them with one leading
+            dimension; a mapping of such arrays for a Dict space
+        :param state: returned unchanged; a policy without memory has none
+        :param episode_start: not used by a policy without memory
+        :param deterministic: must be true: the file holds the deterministic policy
+        :return: the action, ``metadata.predict_dtype`` of shape ``action_space.shape`` or ``(n, *action_space.shape)``,
+            and the state
+        :raises ObservationError: wrong shape, type or key
+        :raises StochasticActionError: ``deterministic`` is false
+        """
+        if not deterministic:
+            raise StochasticActionError
+        feed, batched = self._encode(observation)
+        action = self._decode(self._session.run(_ACTION, feed)[0])
+        return (action if batched else action.squeeze(0)), state
+
+
+_ACTION = ["action"]
+
+
+def _open_session(data: bytes, path: Path | None) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has no root of its own errors, and leaks others on damaged files
+        raise PolicyFileError(path, f"onnxruntime cannot load it: {error}") from error
+
+
+def _encoder(metadata: PolicyMetadata) -> Callable[[Observation], _Encoded]:
+    """What turns an observation into the inputs of the graph, decided once."""
+    space = metadata.observation_space
+    inputs = [spec for spec in metadata.inputs if spec.role == "observation"]
+    if not isinstance(space, DictSpace):
+        return _leaf_encoder(inputs[0], space)
+
+    leaves = {spec.key: _leaf_encoder(spec, space.spaces[spec.key]) for spec in inputs if spec.key is not None}
+
+    def encode(observation: Observation) -> _Encoded:
+        if not isinstance(observation, Mapping) or set(observation) != set(leaves):
+            got = sorted(observation) if isinstance(observation, Mapping) else type(observation).__name__
+            raise ObservationError(f"The observation must be a mapping with the keys {sorted(leaves)}, got {got}.")
+        feed: dict[str, Array] = {}
+        batched = False
+        for key, encode_leaf in leaves.items():
+            leaf, leaf_batched = encode_leaf(observation[key])
+            feed.update(leaf)
+            batched |= leaf_batched
+        return feed, batched
+
+    return encode
+
+
+def _leaf_encoder(spec: TensorSpec, space: LeafSpace) -> Callable[[Any], _Encoded]:
+    name, single, rank = spec.name, space.shape, len(space.shape)
+    dtype = np.dtype(spec.dtype)
+    tensor_shape = tuple(-1 if dim == BATCH else int(dim) for dim in spec.shape)
+    same_shape = tensor_shape[1:] == single
+    kinds = "u" if dtype == np.uint8 else "biuf"
+
+    def encode(observation: Any) -> _Encoded:
+        array = np.asarray(observation)
+        shape = array.shape
+        batched = len(shape) != rank
+        if (shape[1:] if batched else shape) != single:
+            raise ObservationError(
+                f"The observation for input {name!r} must have the shape {single}, or (n, *{single}) for a batch, "
+                f"got {shape}."
+            )
+        if array.dtype != dtype:
+            if array.dtype.kind not in kinds or (kinds == "u" and array.dtype.itemsize > 1):
+                raise ObservationError(f"The observation for input {name!r} must be {dtype}, got {array.dtype}.")
+            array = array.astype(dtype)
+        if not batched:
+            array = array[None]
+        return {name: array if same_shape else array.reshape(tensor_shape)}, batched
+
+    return encode
+
+
+def _decoder(metadata: PolicyMetadata) -> Callable[[Array], Array]:
+    """What turns the output of the graph into actions as Stable-Baselines3 returns them, decided once."""
+    dtype, shape = np.dtype(metadata.predict_dtype), (-1, *metadata.action_space.shape)
+    if dtype == np.float32 and len(shape) == 2:
+        return lambda action: action
+    return lambda action: action.reshape(shape).astype(dtype, copy=False)

@@ -1,0 +1,112 @@
+"""The raw observations that a cross-check tries.
+
+Three kinds: those that training really saw, random ones, and the bounds of the space. Random ones come from a
+generator of their own, so that nothing in the training advances. Every value is one that float32 carries exactly:
+that is what a consumer of the file can say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from sb3_clanker.normalization import Statistics
+
+Batch: TypeAlias = NDArray[Any] | dict[str, NDArray[Any]]
+
+_SEED = 20_260_101
+_LARGEST = 1e3
+"""Cap of unbounded dimensions: far beyond, float32 sums in the network itself lose the digits that are compared."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probes:
+    """Raw observations, as one batch.
+
+    :ivar observations: batch of raw observations, as an environment gives them
+    :ivar n_seen: how many of them, the first ones, training really saw
+    """
+
+    observations: Batch
+    n_seen: int
+
+    def __len__(self) -> int:
+        return batch_size(self.observations)
+
+
+def draw_probes(
+    space: spaces.Space[Any], statistics: Mapping[str | None, Statistics], seen: Batch | None, n_samples: int
+) -> Probes:
+    """Choose observations to try.
+
+    :param space: space of the raw observations
+    :param statistics: what VecNormalize knows: unbounded dimensions are drawn around the mean, as in training
+    :param seen: a batch of raw observations that training saw, or None
+    :param n_samples: how many random ones
+    """
+    generator = np.random.default_rng(_SEED)
+
+    def batch_of(leaf: spaces.Space[Any], key: str | None) -> NDArray[Any]:
+        leaf_seen = seen[str(key)] if isinstance(seen, dict) else seen
+        drawn = _draw(leaf, statistics.get(key), generator, n_samples)
+        parts = drawn if leaf_seen is None else [np.asarray(leaf_seen, dtype=drawn[0].dtype), *drawn]
+        return np.concatenate([_through_float32(part) for part in parts])
+
+    return Probes(
+        observations=_by_leaf(space, batch_of),
+        n_seen=0 if seen is None else batch_size(seen),
+    )
+
+
+def take(batch: Batch, index: int | slice | NDArray[Any]) -> Batch:
+    """Rows of a batch."""
+    return {key: rows[index] for key, rows in batch.items()} if isinstance(batch, dict) else batch[index]
+
+
+def batch_size(batch: Batch) -> int:
+    """Number of observations in a batch."""
+    return len(next(iter(batch.values())) if isinstance(batch, dict) else batch)
+
+
+def _by_leaf(space: spaces.Space[Any], batch_of: Callable[[spaces.Space[Any], str | None], NDArray[Any]]) -> Batch:
+    if isinstance(space, spaces.Dict):
+        return {key: batch_of(leaf, key) for key, leaf in space.spaces.items()}
+    return batch_of(space, None)
+
+
+def _draw(
+    space: spaces.Space[Any], statistics: Statistics | None, generator: np.random.Generator, n: int
+) -> list[NDArray[Any]]:
+    """Random observations, and the corners of the space."""
+    if isinstance(space, spaces.Discrete):
+        return [generator.integers(0, space.n, size=n), np.array([0, space.n - 1])]
+    if isinstance(space, spaces.MultiDiscrete):
+        nvec = np.asarray(space.nvec)
+        return [generator.integers(0, nvec, size=(n, *nvec.shape)), np.stack([np.zeros_like(nvec), nvec - 1])]
+    if isinstance(space, spaces.MultiBinary):
+        shape = space.shape
+        return [generator.integers(0, 2, size=(n, *shape), dtype=np.int8), np.stack([np.zeros(shape), np.ones(shape)])]
+    if not isinstance(space, spaces.Box):
+        raise TypeError(f"no probes for {type(space).__name__}")
+    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+    if statistics is None:
+        center, deviation, reach = np.clip(0.0, low, high), np.ones_like(low), np.full_like(low, _LARGEST)
+    else:  # around what training saw, and beyond what normalization clips
+        center, deviation = np.clip(statistics.mean, low, high), statistics.deviation
+        reach = deviation * 2 * statistics.clip_obs
+    low, high = np.maximum(low, center - reach), np.minimum(high, center + reach)
+    drawn = generator.uniform(low, high, size=(n, *low.shape))
+    drawn[::2] = np.clip(generator.normal(center, deviation, size=drawn.shape), low, high)[::2]
+    corners = np.stack([low, high, center])
+    if np.issubdtype(space.dtype, np.integer):
+        drawn, corners = np.round(drawn), np.round(corners)
+    return [drawn.astype(space.dtype), corners.astype(space.dtype)]
+
+
+def _through_float32(values: NDArray[Any]) -> NDArray[Any]:
+    return values.astype(np.float32).astype(values.dtype) if values.dtype.kind == "f" else values

@@ -1,0 +1,143 @@
+"""Stable-Baselines3 itself, as the reference: what the policy does, and what training saw.
+
+Everything here leaves the algorithm as it found it: no generator advanced, no mode changed, no weight touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from numpy.typing import NDArray
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_clanker.actor import copy_policy
+from sb3_clanker.probes import Batch, batch_size, take
+
+_SEED = 20_260_102
+_N_PERTURBATIONS = 16
+_PERTURBATION = 1e-6
+"""Relative change of the weights: a few units in the last place of float32."""
+
+
+class Reference:
+    """``predict(observation, deterministic=True)`` of a live algorithm, on raw observations.
+
+    The policy's own, unmodified method is called. A policy on an accelerator is copied to the CPU for it: there, sums
+    are rounded as in onnxruntime, so that a tight comparison means something.
+
+    :param model: the algorithm
+    :param vec_normalize: the normalization that the policy was trained with, or None
+    """
+
+    def __init__(self, model: BaseAlgorithm, vec_normalize: VecNormalize | None) -> None:
+        self._model, self._vec_normalize = model, vec_normalize
+        on_cpu = model.policy.device.type == "cpu"
+        self._predictor: BaseAlgorithm | BasePolicy = model if on_cpu else copy_policy(model.policy)
+
+    @property
+    def action_space(self) -> spaces.Space[Any]:
+        """Action space of the policy."""
+        return self._model.policy.action_space
+
+    def predict(self, observation: Batch) -> NDArray[Any]:
+        """Actions for raw observations, single or in a batch, as Stable-Baselines3 returns them."""
+        with _modes_kept(self._model.policy):
+            return self._act(self._predictor, observation)
+
+    def perturbed(self, observations: Batch) -> NDArray[Any]:
+        """Actions of the policy with its weights changed by as little as float32 can tell, several times.
+
+        Where they differ from each other, the action hangs on digits that no two runtimes round alike.
+
+        :param observations: a batch of n raw observations
+        :return: actions, shape (number of changes, n, *action_space.shape)
+        """
+        policy = copy_policy(self._model.policy)
+        generator = th.Generator().manual_seed(_SEED)
+        originals = {name: tensor.detach().clone() for name, tensor in policy.named_parameters()}
+        actions = []
+        for _ in range(_N_PERTURBATIONS):
+            with th.no_grad():
+                for name, tensor in policy.named_parameters():
+                    noise = th.randn(tensor.shape, generator=generator, dtype=tensor.dtype)
+                    tensor.copy_(originals[name] * (1.0 + _PERTURBATION * noise))
+            actions.append(self._act(policy, observations))
+        return np.stack(actions)
+
+    def _act(self, predictor: BaseAlgorithm | BasePolicy, observation: Batch) -> NDArray[Any]:
+        if self._vec_normalize is not None:
+            observation = self._vec_normalize.normalize_obs(observation)
+        actions, _ = predictor.predict(observation, deterministic=True)
+        return actions
+
+
+def seen_observations(model: BaseAlgorithm, vec_normalize: VecNormalize | None, limit: int) -> Batch | None:
+    """Raw observations that training really saw: the latest, and a spread of those in its buffer.
+
+    Buffers are read, not sampled: sampling would advance a generator.
+
+    :param limit: how many at most
+    :return: a batch of raw observations, or None before training began
+    """
+    latest: Any = getattr(model, "_last_obs", None)
+    if vec_normalize is not None and latest is not None:
+        latest = vec_normalize.get_original_obs()
+    batches = [batch for batch in (_latest(latest, model), _buffered(model, vec_normalize)) if batch is not None]
+    if not batches:
+        return None
+    rows = _concatenate(batches)
+    count = batch_size(rows)
+    return take(rows, np.unique(np.linspace(0, count - 1, min(limit, count)).astype(int)))
+
+
+def _latest(latest: Batch | None, model: BaseAlgorithm) -> Batch | None:
+    """The latest observations, unless a wrapper around VecNormalize gave them another shape."""
+    space = model.policy.observation_space
+    if latest is None or isinstance(space, spaces.Dict) != isinstance(latest, dict):
+        return None
+    if isinstance(latest, dict) and isinstance(space, spaces.Dict):
+        fits = set(latest) == set(space.spaces) and all(
+            latest[key].shape[1:] == leaf.shape for key, leaf in space.spaces.items()
+        )
+        return latest if fits else None
+    return latest if not isinstance(latest, dict) and latest.shape[1:] == space.shape else None
+
+
+def _buffered(model: BaseAlgorithm, vec_normalize: VecNormalize | None) -> Batch | None:
+    """Observations in the replay buffer, which are raw, or in the rollout buffer, which are as the policy saw them."""
+    buffer = getattr(model, "replay_buffer", None)
+    if buffer is None and vec_normalize is None:
+        buffer = getattr(model, "rollout_buffer", None)
+    if buffer is None:
+        return None
+    filled = len(buffer.observations) if buffer.full else buffer.pos
+    if filled == 0 or isinstance(buffer.observations, dict):
+        return None
+    space = model.policy.observation_space
+    rows: NDArray[Any] = buffer.observations[:filled].reshape(-1, *(space.shape or ()))
+    return rows
+
+
+def _concatenate(batches: list[Any]) -> Batch:
+    if isinstance(batches[0], dict):
+        return {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
+    rows: NDArray[Any] = np.concatenate(batches)
+    return rows
+
+
+@contextmanager
+def _modes_kept(policy: BasePolicy) -> Iterator[None]:
+    """``predict`` switches the policy to evaluation; afterwards every module is in the mode it was in."""
+    modes = [(module, module.training) for module in policy.modules()]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

@@ -1,0 +1,146 @@
+"""Frozen dataclasses to JSON and back, by their own annotations.
+
+The record in a file is a tree of dataclasses. This module reads such a tree from parsed JSON and, where it does not
+fit, says so for every field at once, each with its path (``inputs[0].dtype: expected a string, got 3``).
+
+Annotations that are understood: ``str``, ``int``, ``float``, ``bool``, ``None``, ``Literal``, unions of these,
+``tuple[T, ...]``, ``dict[str, T]``, dataclasses, and unions of dataclasses that are told apart by a ``type`` field.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import types
+import typing
+from typing import Any, Literal, TypeVar
+
+T = TypeVar("T")
+
+_SCALARS: dict[object, str] = {
+    str: "a string",
+    int: "an integer",
+    float: "a number",
+    bool: "true or false",
+    type(None): "null",
+}
+
+
+class MismatchError(Exception):
+    """One value that does not fit its annotation; collected, never seen outside this module."""
+
+
+def to_json(value: object) -> Any:
+    """Turn a tree of dataclasses, tuples and dicts into what ``json.dumps`` takes."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, tuple):
+        return [to_json(item) for item in value]
+    if isinstance(value, dict):
+        return {key: to_json(item) for key, item in value.items()}
+    return value
+
+
+def from_json(cls: type[T], value: object, problems: list[str], path: str = "") -> T | None:
+    """Read a ``cls`` from parsed JSON.
+
+    :param cls: a dataclass
+    :param value: what ``json.loads`` gave
+    :param problems: one line is appended for every field that does not fit
+    :param path: where ``value`` stands, for the messages
+    :return: the instance, or None where there were problems
+    """
+    before = len(problems)
+    result = _read(cls, value, path, problems)
+    return typing.cast("T", result) if len(problems) == before else None
+
+
+def _read(annotation: Any, value: object, path: str, problems: list[str]) -> object:
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    try:
+        if origin in (typing.Union, types.UnionType):
+            return _read(_choose(arguments, value), value, path, problems)
+        if origin is Literal:
+            _require(value in arguments and type(value) in map(type, arguments), _alternatives(arguments), value)
+            return value
+        if origin is tuple:
+            _require(isinstance(value, list), "a list", value)
+            items = typing.cast("list[object]", value)
+            return tuple(_read(arguments[0], item, f"{path}[{index}]", problems) for index, item in enumerate(items))
+        if origin is dict:
+            _require(isinstance(value, dict), "an object", value)
+            entries = typing.cast("dict[str, object]", value)
+            return {key: _read(arguments[1], item, f"{path}[{key!r}]", problems) for key, item in entries.items()}
+        if dataclasses.is_dataclass(annotation):
+            return _read_dataclass(annotation, value, path, problems)
+        _require(_is_scalar(annotation, value), _SCALARS[annotation], value)
+    except MismatchError as mismatch:
+        problems.append(f"{path or 'record'}: {mismatch}")
+        return None
+    return float(typing.cast("float", value)) if annotation is float else value
+
+
+def _read_dataclass(cls: Any, value: object, path: str, problems: list[str]) -> object:
+    _require(isinstance(value, dict), "an object", value)
+    entries = typing.cast("dict[str, object]", value)
+    annotations = _annotations(cls)
+    prefix = f"{path}." if path else ""
+    problems.extend(f"{prefix}{name}: unknown field" for name in entries if name not in annotations)
+    before = len(problems)
+    fields = {}
+    for name, annotation in annotations.items():
+        if name in entries:
+            fields[name] = _read(annotation, entries[name], prefix + name, problems)
+        else:
+            problems.append(f"{prefix}{name}: missing")
+    return cls(**fields) if len(problems) == before else None
+
+
+@functools.cache
+def _annotations(cls: type) -> dict[str, Any]:
+    hints = typing.get_type_hints(cls)
+    return {field.name: hints[field.name] for field in dataclasses.fields(typing.cast("Any", cls))}
+
+
+def _choose(alternatives: tuple[Any, ...], value: object) -> Any:
+    """The member of a union that ``value`` is meant to be."""
+    for alternative in alternatives:
+        if dataclasses.is_dataclass(alternative):
+            tags = typing.get_args(_annotations(typing.cast("type", alternative)).get("type"))
+            if isinstance(value, dict) and (not tags or value.get("type") in tags):
+                return alternative
+        elif typing.get_origin(alternative) is tuple:
+            if isinstance(value, list):
+                return alternative
+        elif alternative in _SCALARS and _is_scalar(alternative, value):
+            return alternative
+    found = {"type": value.get("type")} if isinstance(value, dict) else value
+    raise MismatchError(f"expected {' or '.join(map(_describe, alternatives))}, got {_short(found)}")
+
+
+def _is_scalar(annotation: object, value: object) -> bool:
+    if annotation is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if annotation is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, typing.cast("type", annotation))
+
+
+def _require(fits: bool, expected: str, value: object) -> None:
+    if not fits:
+        raise MismatchError(f"expected {expected}, got {_short(value)}")
+
+
+def _describe(annotation: Any) -> str:
+    if annotation in _SCALARS:
+        return _SCALARS[annotation]
+    return "a list" if typing.get_origin(annotation) is tuple else str(annotation.__name__)
+
+
+def _alternatives(values: tuple[object, ...]) -> str:
+    return " or ".join(repr(value) for value in values)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,186 @@
+"""What goes into a file and what comes out: spaces and tensors, as plain data.
+
+Nothing here needs gymnasium, except :func:`to_gymnasium`, which builds a space on demand.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sb3_clanker.errors import UnsupportedSpaceError
+
+if TYPE_CHECKING:
+    from gymnasium import spaces
+
+Role = Literal["observation", "action", "action_masks", "hidden_state", "cell_state", "episode_start"]
+
+Bound: TypeAlias = float | tuple[float | None, ...] | None
+"""Bounds of a Box: one number for all, or one for each element in row-major order; None is unbounded."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorSpec:
+    """One input or output of the ONNX graph.
+
+    :ivar name: name in the graph
+    :ivar dtype: numpy's name of the element type
+    :ivar shape: its dimensions, ``"batch"`` for the dynamic one
+    :ivar role: what the tensor is for
+    :ivar key: the key of a Dict observation space that it carries, None otherwise
+    :ivar meaning: what a consumer must know to fill or read it
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+    role: Role
+    key: str | None
+    meaning: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoxSpace:
+    """``gymnasium.spaces.Box``."""
+
+    type: Literal["Box"] = "Box"
+    shape: tuple[int, ...]
+    dtype: str
+    low: Bound
+    high: Bound
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiscreteSpace:
+    """``gymnasium.spaces.Discrete`` with ``start=0``."""
+
+    type: Literal["Discrete"] = "Discrete"
+    n: int
+    shape: tuple[int, ...] = ()
+    dtype: str = "int64"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultiDiscreteSpace:
+    """``gymnasium.spaces.MultiDiscrete`` of one dimension."""
+
+    type: Literal["MultiDiscrete"] = "MultiDiscrete"
+    nvec: tuple[int, ...]
+    shape: tuple[int, ...]
+    dtype: str = "int64"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultiBinarySpace:
+    """``gymnasium.spaces.MultiBinary``."""
+
+    type: Literal["MultiBinary"] = "MultiBinary"
+    n: int | tuple[int, ...]
+    shape: tuple[int, ...]
+    dtype: str = "int8"
+
+
+BATCH = "batch"
+"""Name of the dynamic dimension."""
+
+LeafSpace: TypeAlias = BoxSpace | DiscreteSpace | MultiDiscreteSpace | MultiBinarySpace
+
+
+@dataclass(frozen=True, kw_only=True)
+class DictSpace:
+    """``gymnasium.spaces.Dict`` of leaf spaces."""
+
+    type: Literal["Dict"] = "Dict"
+    spaces: dict[str, LeafSpace]
+
+
+ObservationSpace: TypeAlias = LeafSpace | DictSpace
+
+
+def action_dim(space: LeafSpace) -> int:
+    """Width of the flattened action, as ``stable_baselines3.common.preprocessing.get_action_dim`` has it."""
+    return math.prod(space.shape)
+
+
+def bounds(space: BoxSpace) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Lower and upper bound of a Box, float64 of its shape, infinite where it is unbounded."""
+    return _unpack(space.low, space.shape, -np.inf), _unpack(space.high, space.shape, np.inf)
+
+
+def describe_space(space: spaces.Space[object], role: Literal["observation", "action"]) -> ObservationSpace:
+    """Describe a gymnasium space as plain data.
+
+    :param space: the space of a Stable-Baselines3 policy
+    :param role: what the space is for; actions cannot be a Dict
+    :raises UnsupportedSpaceError: for any other kind of space, or a Discrete one with ``start != 0``, for which
+        Stable-Baselines3 itself returns 0 to n-1
+    """
+    from gymnasium import spaces
+
+    if isinstance(space, spaces.Dict) and role == "observation":
+        leaves = {}
+        for key, leaf in space.spaces.items():
+            description = describe_space(leaf, role)
+            if isinstance(description, DictSpace):
+                raise UnsupportedSpaceError(role, str(space), f"a Dict within a Dict (key {key!r}) is not supported")
+            leaves[key] = description
+        return DictSpace(spaces=leaves)
+    if isinstance(space, spaces.Box):
+        return BoxSpace(
+            shape=tuple(space.shape), dtype=str(space.dtype), low=_pack(space.low, role), high=_pack(space.high, role)
+        )
+    if isinstance(space, spaces.Discrete):
+        if space.start != 0:
+            raise UnsupportedSpaceError(
+                role, str(space), f"it starts at {space.start}, and Stable-Baselines3 works with 0 to n-1"
+            )
+        return DiscreteSpace(n=int(space.n), dtype=str(space.dtype))
+    if isinstance(space, spaces.MultiDiscrete):
+        if space.nvec.ndim != 1 or np.any(space.start != 0):
+            raise UnsupportedSpaceError(role, str(space), "only one dimension, starting at 0, is supported")
+        return MultiDiscreteSpace(nvec=tuple(map(int, space.nvec)), shape=tuple(space.shape), dtype=str(space.dtype))
+    if isinstance(space, spaces.MultiBinary):
+        n = space.n if isinstance(space.n, (int, np.integer)) else tuple(map(int, space.n))
+        return MultiBinarySpace(
+            n=n if isinstance(n, tuple) else int(n), shape=tuple(space.shape), dtype=str(space.dtype)
+        )
+    supported = "Box, Discrete, MultiDiscrete, MultiBinary" + (" and Dict" if role == "observation" else "")
+    raise UnsupportedSpaceError(role, str(space), f"{type(space).__name__} is not among {supported}")
+
+
+def to_gymnasium(space: ObservationSpace) -> spaces.Space[object]:
+    """Build the gymnasium space that ``space`` describes (needs gymnasium)."""
+    from gymnasium import spaces
+
+    built: object
+    if isinstance(space, DictSpace):
+        built = spaces.Dict({key: to_gymnasium(leaf) for key, leaf in space.spaces.items()})
+    elif isinstance(space, BoxSpace):
+        low, high = bounds(space)
+        dtype = np.dtype(space.dtype).type
+        built = spaces.Box(low.astype(dtype), high.astype(dtype), space.shape, dtype)
+    elif isinstance(space, DiscreteSpace):
+        built = spaces.Discrete(space.n)
+    elif isinstance(space, MultiDiscreteSpace):
+        built = spaces.MultiDiscrete(np.array(space.nvec), dtype=np.dtype(space.dtype).type)
+    else:
+        built = spaces.MultiBinary(space.n if isinstance(space.n, int) else list(space.n))
+    return built
+
+
+def _pack(bound: NDArray[np.generic], role: str) -> Bound:
+    """Bounds as JSON has them. Action bounds stay a list: consumers read them element by element."""
+    values = [float(value) if np.isfinite(value) else None for value in bound.reshape(-1).astype(np.float64)]
+    if role == "observation" and len(set(values)) == 1:
+        return values[0]
+    return tuple(values)
+
+
+def _unpack(bound: Bound, shape: tuple[int, ...], unbounded: float) -> NDArray[np.float64]:
+    if not isinstance(bound, tuple):
+        return np.full(shape, unbounded if bound is None else bound)
+    return np.array([unbounded if value is None else value for value in bound]).reshape(shape)
