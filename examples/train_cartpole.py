@@ -33,7 +33,7 @@ def train() -> None:
         device="cpu",
     )
     callback = OnnxCheckpointCallback(
-        FOLDER, eval_env=Monitor(gym.make("CartPole-v1")), eval_freq=625, n_eval_episodes=5, verbose=1
+        FOLDER, eval_env=Monitor(gym.make("CartPole-v1")), eval_freq=625, n_eval_episodes=20, verbose=1
     )
     model.learn(40_000, callback=callback)
     print(callback.reports[-1].validation)
