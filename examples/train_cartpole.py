@@ -8,6 +8,7 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import StopTrainingOnRewardThreshold
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.monitor import Monitor
 
@@ -33,9 +34,14 @@ def train() -> None:
         device="cpu",
     )
     callback = OnnxCheckpointCallback(
-        FOLDER, eval_env=Monitor(gym.make("CartPole-v1")), eval_freq=625, n_eval_episodes=20, verbose=1
+        FOLDER,
+        eval_env=Monitor(gym.make("CartPole-v1")),
+        eval_freq=625,
+        n_eval_episodes=20,
+        callback_on_new_best=StopTrainingOnRewardThreshold(500, verbose=1),
+        verbose=1,
     )
-    model.learn(40_000, callback=callback)
+    model.learn(100_000, callback=callback)
     print(callback.reports[-1].validation)
 
 

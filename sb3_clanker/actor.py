@@ -64,9 +64,9 @@ class Actor(nn.Module):
         self.inputs = tuple(_observation_spec(key, leaf) for key, leaf in leaves.items())
         self.outputs = (_action_spec(policy.action_space, self.action_dim),)
         self.normalization = nn.ModuleDict(
-            {spec.name: Normalize(statistics[spec.key]) for spec in self.inputs if spec.key in statistics}
+            {str(i): Normalize(statistics[spec.key]) for i, spec in enumerate(self.inputs) if spec.key in statistics}
         )
-        self._prepare = {spec.name: _preparation(leaf) for spec, leaf in zip(self.inputs, leaves.values(), strict=True)}
+        self._prepare = [_preparation(leaf) for leaf in leaves.values()]
         if isinstance(policy.action_space, spaces.Box):
             low, high = policy.action_space.low.reshape(-1), policy.action_space.high.reshape(-1)
             self.register_buffer("action_low", th.as_tensor(_inward(low, np.inf)))
@@ -86,10 +86,11 @@ class Actor(nn.Module):
     def _observe(self, inputs: tuple[th.Tensor, ...]) -> th.Tensor | dict[str, th.Tensor]:
         """The observation as ``obs_to_tensor`` hands it to ``_predict``."""
         observation = {}
-        for spec, tensor in zip(self.inputs, inputs, strict=False):
-            if spec.name in self.normalization:
-                tensor = self.normalization[spec.name](tensor)
-            observation[spec.key or OBSERVATION] = self._prepare[spec.name](tensor)
+        for index, prepare in enumerate(self._prepare):
+            tensor = inputs[index]
+            if str(index) in self.normalization:
+                tensor = self.normalization[str(index)](tensor)
+            observation[self.inputs[index].key or OBSERVATION] = prepare(tensor)
         return observation if isinstance(self.observation_space, DictSpace) else observation[OBSERVATION]
 
     def _finish(self, action: th.Tensor) -> th.Tensor:

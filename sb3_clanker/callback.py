@@ -125,10 +125,11 @@ class OnnxCheckpointCallback(BaseCallback):
         self.reports: list[ExportReport] = []
         self.failures: list[ExportFailure] = []
         self.evaluation: EvalCallback | None = None
+        self._told_of_start = False
         if eval_env is not None:
             self.evaluation = EvalCallback(
                 eval_env,
-                callback_on_new_best=_after(_OnEvent(self._publish_best), callback_on_new_best),
+                callback_on_new_best=_OnNewBest(self._publish_best, callback_on_new_best),
                 callback_after_eval=callback_after_eval,
                 n_eval_episodes=n_eval_episodes,
                 eval_freq=eval_freq,
@@ -158,6 +159,7 @@ class OnnxCheckpointCallback(BaseCallback):
             self.evaluation.init_callback(self.model)
 
     def _on_training_start(self) -> None:
+        self._told_of_start = True
         writes = self.evaluation is not None or self.save_freq is not None or self.save_final
         if self.parent is None and not writes:
             raise OptionError(
@@ -175,12 +177,22 @@ class OnnxCheckpointCallback(BaseCallback):
         if self.save_freq is not None:
             if self.n_calls % self.save_freq == 0:
                 self._publish_checkpoint()
+        elif self.evaluation is None and self._is_on_new_best():
+            self._publish_best()
         elif self.evaluation is None and self.parent is not None:
-            if _is_on_new_best(self):
-                self._publish_best()
-            else:
-                self._publish_checkpoint()
+            self._publish_checkpoint()
         return continue_training
+
+    def _is_on_new_best(self) -> bool:
+        """Whether this is a child of a new best.
+
+        Stable-Baselines3 tells such children of no start of training, and those in a list within a list not even of
+        their parent.
+        """
+        parent = self.parent
+        return not self._told_of_start or (
+            isinstance(parent, EvalCallback) and self in _flatten(parent.callback_on_new_best)
+        )
 
     def _on_training_end(self) -> None:
         if self.evaluation is not None:
@@ -276,26 +288,21 @@ class OnnxCheckpointCallback(BaseCallback):
         return Normalization(vec_normalize=self.model.get_vec_normalize_env())
 
 
-class _OnEvent(BaseCallback):
-    """Calls a function at an event."""
+class _OnNewBest(BaseCallback):
+    """Publishes at a new best, then calls the user's own callback, whose parent is the evaluation as always."""
 
-    def __init__(self, function: Callable[[], None]) -> None:
+    def __init__(self, publish: Callable[[], None], then: BaseCallback | None) -> None:
         super().__init__()
-        self._function = function
+        self._publish, self._then = publish, then
+
+    def _init_callback(self) -> None:
+        if self._then is not None:
+            self._then.parent = self.parent
+            self._then.init_callback(self.model)
 
     def _on_step(self) -> bool:
-        self._function()
-        return True
-
-
-def _after(first: BaseCallback, then: BaseCallback | None) -> BaseCallback:
-    return first if then is None else CallbackList([first, then])
-
-
-def _is_on_new_best(callback: BaseCallback) -> bool:
-    """Whether a callback is, or is within, the ``callback_on_new_best`` of its parent."""
-    parent = callback.parent
-    return isinstance(parent, EvalCallback) and callback in _flatten(parent.callback_on_new_best)
+        self._publish()
+        return self._then is None or self._then.on_step()
 
 
 def _flatten(callback: BaseCallback | None) -> Iterator[BaseCallback]:

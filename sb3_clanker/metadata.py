@@ -110,7 +110,7 @@ class CrossCheckRecord:
 
     :ivar n_observations: observations compared
     :ivar n_seen: how many of them training had really seen
-    :ivar max_difference: largest difference; Box actions in units of half their range
+    :ivar max_difference: largest difference; Box actions in units of half their range, or of the largest one used
     :ivar n_mismatches: observations on which the actions differ by more than the tolerance
     :ivar n_ties: observations on which they differ by no more than Stable-Baselines3's own actions do when its
         weights change in their last digit: near-ties of scores, not counted as mismatches

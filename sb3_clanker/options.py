@@ -18,7 +18,8 @@ class ExportOptions:
     :param opset_version: the opset of the file, 17 to 23, kept exactly. The IR version is the oldest that allows it
         (8 for 17 and 18), so that as many runtimes as possible read the file.
     :param atol: largest difference that the cross-check lets pass, absolute. Box actions are compared in units of half
-        their range, so that one tolerance fits a joint of ±0.1 rad and a motor of ±1000 N.
+        their range (or of the largest action, where the policy uses less of it), so that one tolerance fits a joint of
+        ±0.1 rad and a motor of ±1000 N.
     :param rtol: the same, relative to the magnitude of the action in these units
     :param n_samples: how many random observations the cross-check tries beside those that training saw and the bounds
         of the space; None (the default) chooses by the size of the network

@@ -84,13 +84,13 @@ def _draw(
 ) -> list[NDArray[Any]]:
     """Random observations, and the corners of the space."""
     if isinstance(space, spaces.Discrete):
-        return [generator.integers(0, space.n, size=n), np.array([0, space.n - 1])]
+        return [generator.integers(0, space.n, size=n), np.array([0, space.n - 1, 0])]
     if isinstance(space, spaces.MultiDiscrete):
         nvec = np.asarray(space.nvec)
-        return [generator.integers(0, nvec, size=(n, *nvec.shape)), np.stack([np.zeros_like(nvec), nvec - 1])]
+        return [generator.integers(0, nvec, size=(n, *nvec.shape)), _corners(np.zeros_like(nvec), nvec - 1)]
     if isinstance(space, spaces.MultiBinary):
-        shape = space.shape
-        return [generator.integers(0, 2, size=(n, *shape), dtype=np.int8), np.stack([np.zeros(shape), np.ones(shape)])]
+        zeros = np.zeros(space.shape, dtype=np.int8)
+        return [generator.integers(0, 2, size=(n, *zeros.shape), dtype=np.int8), _corners(zeros, zeros + 1)]
     if not isinstance(space, spaces.Box):
         raise TypeError(f"no probes for {type(space).__name__}")
     low, high = space.low.astype(np.float64), space.high.astype(np.float64)
@@ -102,10 +102,15 @@ def _draw(
     low, high = np.maximum(low, center - reach), np.minimum(high, center + reach)
     drawn = generator.uniform(low, high, size=(n, *low.shape))
     drawn[::2] = np.clip(generator.normal(center, deviation, size=drawn.shape), low, high)[::2]
-    corners = np.stack([low, high, center])
+    corners = _corners(low, high, center)
     if np.issubdtype(space.dtype, np.integer):
         drawn, corners = np.round(drawn), np.round(corners)
     return [drawn.astype(space.dtype), corners.astype(space.dtype)]
+
+
+def _corners(low: NDArray[Any], high: NDArray[Any], center: NDArray[Any] | None = None) -> NDArray[Any]:
+    """The bounds, and one between them; as many for every kind of space, so that they form one batch in a Dict."""
+    return np.stack([low, high, low if center is None else center])
 
 
 def _through_float32(values: NDArray[Any]) -> NDArray[Any]:

@@ -149,7 +149,7 @@ class _Comparison:
 
     def __init__(self, policy: OnnxPolicy, reference: Reference, options: ExportOptions) -> None:
         self._policy, self._reference, self._options = policy, reference, options
-        self._unit = _unit(reference.action_space)
+        self._unit: NDArray[np.float64] | None = None
         self.max_difference = 0.0
         self.n_mismatches = self.n_ties = self.n_nonfinite = 0
         self.example = ""
@@ -171,13 +171,15 @@ class _Comparison:
             )
         n = batch_size(batch)
         got, expected = got.reshape(n, -1), expected.reshape(n, -1)
+        if self._unit is None:
+            self._unit = _unit(self._reference.action_space, expected)
         finite = np.isfinite(expected).all(axis=1)
         self.n_nonfinite += n - int(np.count_nonzero(finite))
         difference = np.abs(got.astype(np.float64) - expected) / self._unit
         allowed = self._options.atol + self._options.rtol * np.abs(expected) / self._unit
         wrong = np.flatnonzero(finite & ~(difference <= allowed).all(axis=1))
         if len(wrong):
-            ties = self._ties(take(batch, wrong), got[wrong], expected[wrong], allowed[wrong])
+            ties = self._ties(take(batch, wrong), got[wrong], expected[wrong], allowed[wrong] * self._unit)
             self.n_ties += int(np.count_nonzero(ties))
             finite[wrong[ties]] = False
             if len(mismatches := wrong[~ties]):
@@ -189,23 +191,32 @@ class _Comparison:
     def _ties(
         self, batch: Batch, got: NDArray[Any], expected: NDArray[Any], allowed: NDArray[np.float64]
     ) -> NDArray[np.bool_]:
-        """Which of these rows Stable-Baselines3 itself cannot tell apart in float32."""
+        """Which of these rows Stable-Baselines3 itself cannot tell apart in float32.
+
+        :param allowed: tolerance, in units of the actions
+        """
         perturbed = self._reference.perturbed(batch).reshape(-1, *got.shape)
         if isinstance(self._reference.action_space, spaces.Box):
             own = np.abs(perturbed - expected).max(axis=0)
-            explained = np.abs(got - expected) <= allowed * self._unit + own
+            explained = np.abs(got - expected) <= allowed + own
         else:
             explained = (got == expected) | (got == perturbed).any(axis=0)
         rows: NDArray[np.bool_] = explained.all(axis=1)
         return rows
 
 
-def _unit(space: spaces.Space[Any]) -> NDArray[np.float64]:
-    """What a difference is measured in: half the range of a Box, one step of anything else."""
+def _unit(space: spaces.Space[Any], expected: NDArray[Any]) -> NDArray[np.float64]:
+    """What a difference is measured in, for each element of an action.
+
+    One step of a discrete action; half the range of a Box, or the largest action where the policy uses less of it:
+    a motor of ±1000 N that is never driven beyond ±5 is compared in units of 5.
+    """
     if not isinstance(space, spaces.Box):
         return np.ones(1)
     half = (space.high.astype(np.float64) - space.low.astype(np.float64)).reshape(-1) / 2
-    return np.where(half > 0, half, 1.0)
+    used = np.nan_to_num(np.abs(expected.astype(np.float64)), posinf=0.0).max(axis=0)
+    unit: NDArray[np.float64] = np.minimum(np.where(half > 0, half, 1.0), np.maximum(used, 1.0))
+    return unit
 
 
 def _describe(record: CrossCheckRecord) -> str:

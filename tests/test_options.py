@@ -1,0 +1,183 @@
+"""What a caller may choose, and what the answer is to a choice that cannot be."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import OrderedDict
+from dataclasses import FrozenInstanceError
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sb3_clanker import ClankerError, ExportOptions
+from sb3_clanker.errors import OptionError, ReservedMetadataKeyError, UnsupportedOpsetError
+
+RESERVED = (
+    "clanker_policy_version",
+    "action_space",
+    "action_transform",
+    "action_scale",
+    "action_offset",
+    "training_framework",
+    "recurrent",
+    "deterministic_mode",
+    "batch_inference",
+    "sb3_clanker",
+)
+
+
+def make(option: str, value: object) -> ExportOptions:
+    arguments: dict[str, Any] = {option: value}
+    return ExportOptions(**arguments)
+
+
+def test_the_defaults_are_what_the_documentation_says() -> None:
+    options = ExportOptions()
+    assert (options.opset_version, options.atol, options.rtol) == (18, 1e-5, 1e-5)
+    assert (options.n_samples, options.metadata) == (None, {})
+
+
+@pytest.mark.parametrize("opset_version", range(17, 24))
+def test_opsets_17_to_23_are_accepted(opset_version: int) -> None:
+    assert ExportOptions(opset_version=opset_version).opset_version == opset_version
+
+
+@pytest.mark.parametrize(
+    "opset_version", [16, 24, 0, -18, "18", True, None, 18.0, [18], np.int64(18)], ids=lambda value: repr(value)
+)
+def test_any_other_opset_is_refused(opset_version: object) -> None:
+    message = f"Opset {opset_version!r} is not supported: expected one of 17 to 23."
+    with pytest.raises(UnsupportedOpsetError, match=f"^{re.escape(message)}$") as raised:
+        make("opset_version", opset_version)
+    assert raised.value.opset_version is opset_version
+    assert raised.value.operators == ()
+    assert isinstance(raised.value, ClankerError)
+    assert isinstance(raised.value, ValueError)
+
+
+@pytest.mark.parametrize("option", ["atol", "rtol"])
+@pytest.mark.parametrize("value", [0, 0.0, 1e-12, 0.5, math.nextafter(1.0, 0.0), np.float64(1e-3)])
+def test_a_tolerance_from_0_to_below_1_is_accepted(option: str, value: float) -> None:
+    assert getattr(make(option, value), option) == value
+
+
+@pytest.mark.parametrize("option", ["atol", "rtol"])
+@pytest.mark.parametrize(
+    "value", [-1e-9, 1, 1.0, 2, math.nan, math.inf, -math.inf, True, False, "1e-5", None, 1j, [0.1]], ids=repr
+)
+def test_any_other_tolerance_is_refused(option: str, value: object) -> None:
+    message = f"{option}={value!r} cannot be used: expected a number of at least 0 and below 1."
+    with pytest.raises(OptionError, match=f"^{re.escape(message)}$") as raised:
+        make(option, value)
+    assert raised.value.option == option
+    assert raised.value.value is value
+    assert isinstance(raised.value, ClankerError)
+    assert isinstance(raised.value, ValueError)
+
+
+@pytest.mark.parametrize("value", [1, 2, 100_000, None])
+def test_a_positive_number_of_samples_or_none_is_accepted(value: int | None) -> None:
+    assert ExportOptions(n_samples=value).n_samples == value
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.0, 1.5, True, False, "8", [8]], ids=repr)
+def test_any_other_number_of_samples_is_refused(value: object) -> None:
+    message = f"n_samples={value!r} cannot be used: expected a positive integer, or None."
+    with pytest.raises(OptionError, match=f"^{re.escape(message)}$") as raised:
+        make("n_samples", value)
+    assert raised.value.option == "n_samples"
+    assert raised.value.value is value
+    assert isinstance(raised.value, ClankerError)
+    assert isinstance(raised.value, ValueError)
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {},
+        {"robot": "arm-3", "empty": "", "ключ": "значение", "Recurrent": "another case is another key"},
+        MappingProxyType({"robot": "arm-3"}),
+        OrderedDict(robot="arm-3"),
+    ],
+    ids=str,
+)
+def test_any_mapping_of_strings_is_accepted_as_metadata(metadata: Any) -> None:
+    options = ExportOptions(metadata=metadata)
+    assert options.metadata == dict(metadata)
+    assert type(options.metadata) is dict
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        None,
+        [("robot", "arm-3")],
+        "robot",
+        {"robot": 3},
+        {"robot": None},
+        {"robot": b"arm-3"},
+        {3: "robot"},
+        {b"robot": "arm-3"},
+        {"": "no key"},
+        {"good": "yes", "bad": True},
+    ],
+    ids=repr,
+)
+def test_any_other_metadata_is_refused(metadata: object) -> None:
+    message = f"metadata={metadata!r} cannot be used: expected a mapping of non-empty strings to strings."
+    with pytest.raises(OptionError, match=f"^{re.escape(message)}$") as raised:
+        make("metadata", metadata)
+    assert raised.value.option == "metadata"
+    assert raised.value.value is metadata
+    assert isinstance(raised.value, ClankerError)
+    assert isinstance(raised.value, ValueError)
+
+
+@pytest.mark.parametrize("metadata", [{"robot": "\ud800"}, {"\ud800": "arm-3"}], ids=["value", "key"])
+def test_metadata_that_utf_8_cannot_carry_is_refused(metadata: dict[str, str]) -> None:
+    # BUG: it is accepted, and the export then ends in a UnicodeEncodeError
+    with pytest.raises(OptionError, match=r"^metadata=.* cannot be used"):
+        ExportOptions(metadata=metadata)
+
+
+@pytest.mark.parametrize("key", RESERVED)
+def test_a_reserved_key_is_refused(key: str) -> None:
+    message = (
+        f"The metadata key {key!r} is reserved. Reserved keys: clanker_policy_version, action_space, "
+        "action_transform, action_scale, action_offset, training_framework, recurrent, deterministic_mode, "
+        "batch_inference, sb3_clanker. Choose another name."
+    )
+    with pytest.raises(ReservedMetadataKeyError, match=f"^{re.escape(message)}$") as raised:
+        ExportOptions(metadata={"robot": "arm-3", key: "x"})
+    assert (raised.value.key, raised.value.reserved) == (key, RESERVED)
+    assert isinstance(raised.value, ClankerError)
+    assert isinstance(raised.value, ValueError)
+
+
+def test_a_later_change_of_the_callers_mapping_changes_nothing() -> None:
+    metadata = {"robot": "arm-3"}
+    options = ExportOptions(metadata=metadata)
+    metadata["recurrent"] = "true"
+    assert options.metadata == {"robot": "arm-3"}
+
+
+@pytest.mark.parametrize("option", ["opset_version", "atol", "rtol", "n_samples", "metadata"])
+def test_options_are_frozen(option: str) -> None:
+    options = ExportOptions()
+    before = getattr(options, option)
+    with pytest.raises(FrozenInstanceError, match=f"cannot assign to field '{option}'"):
+        setattr(options, option, 17)
+    assert getattr(options, option) == before
+
+
+def test_options_are_given_by_name_alone() -> None:
+    with pytest.raises(TypeError, match="takes 1 positional argument but 2 were given"):
+        ExportOptions(18)  # type: ignore[call-arg]
+
+
+def test_an_option_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'opset'"):
+        make("opset", 18)
