@@ -1,14 +1,15 @@
 """The actor: the whole of ``predict(raw observation, deterministic=True)`` as one torch module.
 
 It calls the policy's own ``_predict`` and adds what ``predict`` does around it: normalization and conversion of the
-observation before, unscaling or clipping of the action after. No policy is written anew here.
+observation before, unscaling or clipping of the action after. No policy is written anew here. There are three of them:
+:class:`Actor` for feed-forward policies, :class:`MaskableActor` and :class:`RecurrentActor`.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
-from typing import TypeVar
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import cloudpickle
 import numpy as np
@@ -16,26 +17,29 @@ import torch as th
 from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.preprocessing import get_action_dim
 from torch import nn
 
-from sb3_clanker.errors import NormalizationError, UnsupportedPolicyError, UnsupportedSpaceError
-from sb3_clanker.normalization import Normalize, Statistics
+from sb3_clanker.errors import UnsupportedPolicyError, UnsupportedSpaceError
+from sb3_clanker.normalization import Statistics
+from sb3_clanker.observation import observation_inputs
+from sb3_clanker.options import ExportOptions
 from sb3_clanker.tensors import BATCH, DictSpace, LeafSpace, TensorSpec, action_dim, describe_space
+
+_MASKABLE = "sb3_contrib.common.maskable.policies"
+_RECURRENT = "sb3_contrib.common.recurrent.policies"
 
 PolicyT = TypeVar("PolicyT", bound=BasePolicy)
 
-OBSERVATION = "obs"
-ACTION = "action"
-
 
 class Actor(nn.Module):
-    """A feed-forward policy as a function from raw observations to final actions.
+    """A policy as a function from raw observations to final actions.
 
-    The policy is referred to, not copied, and left as it is.
+    The policy is referred to, not copied, and left as it is; :func:`make_actor` chooses the class.
 
     :param policy: the policy of a Stable-Baselines3 algorithm
     :param statistics: what VecNormalize knows, by key of a Dict space or under None; empty for raw observations
+    :param options: options of the export
     :ivar inputs: inputs of ``forward``, in order
     :ivar outputs: its outputs, in order
     :raises UnsupportedPolicyError: ``predict`` is not Stable-Baselines3's own, so that tracing would miss what it does
@@ -43,11 +47,13 @@ class Actor(nn.Module):
     :raises NormalizationError: the statistics do not fit the observation space
     """
 
+    recurrent = False
+
     action_low: th.Tensor
     action_high: th.Tensor
     action_range: th.Tensor
 
-    def __init__(self, policy: BasePolicy, statistics: Mapping[str | None, Statistics]) -> None:
+    def __init__(self, policy: BasePolicy, statistics: Mapping[str | None, Statistics], options: ExportOptions) -> None:
         super().__init__()
         _check_predict(policy)
         self.policy = policy
@@ -57,16 +63,11 @@ class Actor(nn.Module):
             raise UnsupportedSpaceError("action", str(policy.action_space), "an action cannot be a Dict")
         self.action_space: LeafSpace = action_space
         self.action_dim = action_dim(action_space)
-        self.normalized_keys = tuple(key for key in statistics if key is not None)
 
-        leaves = _leaves(policy.observation_space)
-        _check_statistics(statistics, leaves)
-        self.inputs = tuple(_observation_spec(key, leaf) for key, leaf in leaves.items())
-        self.outputs = (_action_spec(policy.action_space, self.action_dim),)
-        self.normalization = nn.ModuleDict(
-            {str(i): Normalize(statistics[spec.key]) for i, spec in enumerate(self.inputs) if spec.key in statistics}
-        )
-        self._prepare = [_preparation(leaf) for leaf in leaves.values()]
+        leaves = observation_inputs(policy.observation_space, statistics, options.channels_last)
+        self.observation = nn.ModuleList(leaves)
+        self.inputs = (*(leaf.spec for leaf in leaves), *self._further_inputs())
+        self.outputs = (_action_spec(policy.action_space, self.action_dim), *self._further_outputs())
         if isinstance(policy.action_space, spaces.Box):
             low, high = policy.action_space.low.reshape(-1), policy.action_space.high.reshape(-1)
             self.register_buffer("action_low", th.as_tensor(_inward(low, np.inf)))
@@ -81,17 +82,17 @@ class Actor(nn.Module):
         :param inputs: one tensor for each of :attr:`inputs`
         :return: one tensor for each of :attr:`outputs`
         """
-        return (self._finish(self.policy._predict(self._observe(inputs), deterministic=True)),)
+        return self._act(self._observe(inputs), *inputs[len(self.observation) :])
+
+    def _act(self, observation: th.Tensor | dict[str, th.Tensor], *_: th.Tensor) -> tuple[th.Tensor, ...]:
+        return (self._finish(self.policy._predict(observation, deterministic=True)),)
 
     def _observe(self, inputs: tuple[th.Tensor, ...]) -> th.Tensor | dict[str, th.Tensor]:
         """The observation as ``obs_to_tensor`` hands it to ``_predict``."""
-        observation = {}
-        for index, prepare in enumerate(self._prepare):
-            tensor = inputs[index]
-            if str(index) in self.normalization:
-                tensor = self.normalization[str(index)](tensor)
-            observation[self.inputs[index].key or OBSERVATION] = prepare(tensor)
-        return observation if isinstance(self.observation_space, DictSpace) else observation[OBSERVATION]
+        tensors: list[th.Tensor] = [leaf(tensor) for leaf, tensor in zip(self.observation, inputs, strict=False)]
+        if not isinstance(self.observation_space, DictSpace):
+            return tensors[0]
+        return {str(spec.key): tensor for spec, tensor in zip(self.inputs, tensors, strict=False)}
 
     def _finish(self, action: th.Tensor) -> th.Tensor:
         """The action as ``predict`` returns it, flattened."""
@@ -103,7 +104,7 @@ class Actor(nn.Module):
         return action.to(th.float32)
 
     def example_inputs(self) -> tuple[th.Tensor, ...]:
-        """A batch of two zero observations: a batch of one would freeze the batch dimension in a trace."""
+        """A batch of two: a batch of one would freeze the batch dimension in a trace."""
         return tuple(
             th.zeros([2 if dim == BATCH else int(dim) for dim in spec.shape], dtype=getattr(th, spec.dtype))
             for spec in self.inputs
@@ -112,6 +113,85 @@ class Actor(nn.Module):
     def tensors(self) -> dict[str, th.Tensor]:
         """Every parameter and buffer by name, live, not copied."""
         return {**dict(self.named_parameters()), **dict(self.named_buffers())}
+
+    def _further_inputs(self) -> tuple[TensorSpec, ...]:
+        return ()
+
+    def _further_outputs(self) -> tuple[TensorSpec, ...]:
+        return ()
+
+
+class MaskableActor(Actor):
+    """A policy of MaskablePPO: forbidden actions are an input."""
+
+    def _act(self, observation: th.Tensor | dict[str, th.Tensor], *further_inputs: th.Tensor) -> tuple[th.Tensor, ...]:
+        policy: Any = self.policy
+        (action_masks,) = further_inputs
+        return (self._finish(policy._predict(observation, deterministic=True, action_masks=action_masks)),)
+
+    def _further_inputs(self) -> tuple[TensorSpec, ...]:
+        return (
+            TensorSpec(
+                name="action_masks",
+                dtype="bool",
+                shape=(BATCH, sum(masked_choices(self.policy))),
+                role="action_masks",
+                meaning="true for each choice that is allowed, one dimension of the action after another",
+            ),
+        )
+
+
+class RecurrentActor(Actor):
+    """A policy of RecurrentPPO, one step at a time: the state of its LSTM goes in and out."""
+
+    recurrent = True
+
+    def _act(self, observation: th.Tensor | dict[str, th.Tensor], *further_inputs: th.Tensor) -> tuple[th.Tensor, ...]:
+        policy: Any = self.policy
+        hidden, cell, episode_start = further_inputs
+        policy._process_sequence = _process_step  # an actor is only ever run on a copy of the policy
+        action, state = policy._predict(
+            observation, lstm_states=(hidden, cell), episode_starts=episode_start, deterministic=True
+        )
+        return (self._finish(action), *state)
+
+    def _further_inputs(self) -> tuple[TensorSpec, ...]:
+        reset = TensorSpec(
+            name="episode_start",
+            dtype="float32",
+            shape=(BATCH,),
+            role="episode_start",
+            meaning="1 at the first step of an episode, which resets the state before it, else 0",
+        )
+        return (*self._state("in", "the state that the last step gave, zeros before the first"), reset)
+
+    def _further_outputs(self) -> tuple[TensorSpec, ...]:
+        return self._state("out", "the state for the next step")
+
+    def _state(self, suffix: str, meaning: str) -> tuple[TensorSpec, TensorSpec]:
+        policy: Any = self.policy
+        n_layers, _, width = policy.lstm_hidden_state_shape
+        shape = (int(n_layers), BATCH, int(width))
+        return (
+            TensorSpec(name=f"h_{suffix}", dtype="float32", shape=shape, role="hidden_state", meaning=meaning),
+            TensorSpec(name=f"c_{suffix}", dtype="float32", shape=shape, role="cell_state", meaning=meaning),
+        )
+
+
+def make_actor(policy: BasePolicy, statistics: Mapping[str | None, Statistics], options: ExportOptions) -> Actor:
+    """The actor for a policy; parameters and errors as for :class:`Actor`."""
+    actors = {_MASKABLE: MaskableActor, _RECURRENT: RecurrentActor}
+    return actors.get(_standard(policy).__module__, Actor)(policy, statistics, options)
+
+
+def masked_choices(policy: BasePolicy) -> tuple[int, ...]:
+    """Of a maskable policy, how many choices each dimension of its action has; empty for any other."""
+    if _standard(policy).__module__ != _MASKABLE:
+        return ()
+    space = policy.action_space
+    if isinstance(space, spaces.Discrete):
+        return (int(space.n),)
+    return tuple(map(int, space.nvec)) if isinstance(space, spaces.MultiDiscrete) else (2,) * get_action_dim(space)
 
 
 def copy_policy(policy: PolicyT) -> PolicyT:
@@ -126,59 +206,30 @@ def copy_policy(policy: PolicyT) -> PolicyT:
     return copy
 
 
+def _process_step(
+    features: th.Tensor, lstm_states: tuple[th.Tensor, th.Tensor], episode_starts: th.Tensor, lstm: nn.LSTM
+) -> tuple[th.Tensor, tuple[th.Tensor, th.Tensor]]:
+    """``RecurrentActorCriticPolicy._process_sequence`` for a sequence of one step, without its branch on data.
+
+    https://github.com/Stable-Baselines-Team/stable-baselines3-contrib/blob/v2.9.2/sb3_contrib/common/recurrent/policies.py
+    """
+    kept = (1.0 - episode_starts).reshape(1, -1, 1)
+    output, (hidden, cell) = lstm(features.unsqueeze(0), (kept * lstm_states[0], kept * lstm_states[1]))
+    return output.squeeze(0), (hidden, cell)
+
+
+def _standard(policy: BasePolicy) -> type[BasePolicy]:
+    """The class whose ``predict`` a policy should have; by name, as sb3-contrib is an extra."""
+    return next((base for base in type(policy).__mro__ if base.__module__ in (_MASKABLE, _RECURRENT)), BasePolicy)
+
+
 def _check_predict(policy: BasePolicy) -> None:
-    if type(policy).predict is not BasePolicy.predict:
+    if type(policy).predict is not _standard(policy).predict:
         raise UnsupportedPolicyError(
             type(policy).__qualname__,
             "it overrides predict(), and what it does there would be missing from the file",
             "Move that code into _predict(), which is traced.",
         )
-
-
-def _leaves(space: spaces.Space[object]) -> dict[str | None, spaces.Space[object]]:
-    if isinstance(space, spaces.Dict):
-        return dict(space.spaces.items())
-    return {None: space}
-
-
-def _check_statistics(
-    statistics: Mapping[str | None, Statistics], leaves: Mapping[str | None, spaces.Space[object]]
-) -> None:
-    for key, of_key in statistics.items():
-        where = "the observation" if key is None else f"the observation key {key!r}"
-        if key not in leaves:
-            raise NormalizationError(
-                f"The VecNormalize statistics are for {where}, which the policy does not have: it observes "
-                f"{'one array' if None in leaves else sorted(map(str, leaves))}. Pass the statistics that were saved "
-                "with this policy."
-            )
-        expected = leaves[key].shape
-        if of_key.mean.shape != expected:
-            raise NormalizationError(
-                f"The VecNormalize statistics for {where} have the shape {of_key.mean.shape}, and the policy observes "
-                f"{expected}. Pass the statistics that were saved with this policy."
-            )
-
-
-def _observation_spec(key: str | None, space: spaces.Space[object]) -> TensorSpec:
-    image = is_image_space(space)
-    shape = space.shape or ()
-    if isinstance(space, spaces.Discrete):
-        shape, meaning = (1,), f"index of the category, a whole number from 0 to {space.n - 1}"
-    elif isinstance(space, spaces.MultiDiscrete):
-        meaning = "index of each category, whole numbers"
-    elif isinstance(space, spaces.MultiBinary):
-        meaning = "0 or 1 for each element"
-    else:
-        meaning = "raw image, channels first, 0 to 255" if image else "raw observation"
-    return TensorSpec(
-        name=OBSERVATION if key is None else key,
-        dtype="uint8" if image else "float32",
-        shape=(BATCH, *shape),
-        role="observation",
-        key=key,
-        meaning=meaning,
-    )
 
 
 def _action_spec(space: spaces.Space[object], dim: int) -> TensorSpec:
@@ -187,16 +238,7 @@ def _action_spec(space: spaces.Space[object], dim: int) -> TensorSpec:
         spaces.MultiDiscrete: "index of each action, whole numbers",
         spaces.MultiBinary: "0 or 1 for each element",
     }.get(type(space), "the action, within its bounds, flattened in row-major order")
-    return TensorSpec(name=ACTION, dtype="float32", shape=(BATCH, dim), role="action", key=None, meaning=meaning)
-
-
-def _preparation(space: spaces.Space[object]) -> Callable[[th.Tensor], th.Tensor]:
-    """What turns an input tensor into what ``obs_to_tensor`` makes of an observation of ``space``."""
-    if isinstance(space, spaces.Discrete):
-        return lambda tensor: tensor.reshape(-1).to(th.int64)
-    if isinstance(space, spaces.MultiDiscrete):
-        return lambda tensor: tensor.to(th.int64)
-    return lambda tensor: tensor
+    return TensorSpec(name="action", dtype="float32", shape=(BATCH, dim), role="action", meaning=meaning)
 
 
 def _inward(bound: NDArray[np.generic], inside: float) -> NDArray[np.float32]:

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import gymnasium as gym
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback
 from stable_baselines3.common.save_util import save_to_pkl
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_clanker.actor import masked_choices
 from sb3_clanker.artifact import BEST, FINAL, Generation, Publication, ensure_folder, pair_with_file, pair_with_zip
 from sb3_clanker.errors import OptionError
 from sb3_clanker.export import Exporter, ExportReport
@@ -58,7 +60,7 @@ class OnnxCheckpointCallback(BaseCallback):
     https://github.com/DLR-RM/stable-baselines3/blob/v2.9.2/stable_baselines3/common/callbacks.py
 
     :param save_path: folder to write to; made if need be
-    :param eval_env: environment for evaluations; None evaluates nothing
+    :param eval_env: environment for evaluations; None evaluates nothing. A maskable policy is evaluated with its masks
     :param eval_freq: evaluate every so many calls (with n environments, one call is n timesteps)
     :param n_eval_episodes: episodes of an evaluation
     :param deterministic: whether evaluations use deterministic actions
@@ -126,8 +128,9 @@ class OnnxCheckpointCallback(BaseCallback):
         self.failures: list[ExportFailure] = []
         self.evaluation: EvalCallback | None = None
         self._told_of_start = False
+        self._make_evaluation: Callable[[type[EvalCallback]], EvalCallback] | None = None
         if eval_env is not None:
-            self.evaluation = EvalCallback(
+            self._make_evaluation = lambda evaluation: evaluation(
                 eval_env,
                 callback_on_new_best=_OnNewBest(self._publish_best, callback_on_new_best),
                 callback_after_eval=callback_after_eval,
@@ -155,6 +158,8 @@ class OnnxCheckpointCallback(BaseCallback):
         ensure_folder(self.save_path)
         self._exporter = Exporter(self.model, self._normalization(), self.options)
         self._exporter.export()
+        if self.evaluation is None and self._make_evaluation is not None:
+            self.evaluation = self._make_evaluation(_evaluation_of(self.model))
         if self.evaluation is not None:
             self.evaluation.init_callback(self.model)
 
@@ -303,6 +308,15 @@ class _OnNewBest(BaseCallback):
     def _on_step(self) -> bool:
         self._publish()
         return self._then is None or self._then.on_step()
+
+
+def _evaluation_of(model: BaseAlgorithm) -> type[EvalCallback]:
+    """The evaluation that fits a policy: one with masks needs sb3-contrib's own."""
+    if not masked_choices(model.policy):
+        return EvalCallback
+    from sb3_contrib.common.maskable.callbacks import MaskableEvalCallback
+
+    return MaskableEvalCallback
 
 
 def _flatten(callback: BaseCallback | None) -> Iterator[BaseCallback]:

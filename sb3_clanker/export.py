@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from sb3_clanker.actor import Actor, copy_policy
+from sb3_clanker.actor import copy_policy, make_actor, masked_choices
 from sb3_clanker.artifact import Publication, ensure_folder, pair_with_zip
 from sb3_clanker.errors import PublicationError, UnsupportedPolicyError, ValidationError
 from sb3_clanker.graph import Graph
@@ -219,11 +219,13 @@ class Exporter:
     ) -> ProvenPolicy:
         seconds: dict[str, float] = {}
         policy, statistics = self._model.policy, collect_statistics(self._normalization.vec_normalize)
-        actor = Actor(policy, statistics)
+        actor = make_actor(policy, statistics, self._options)
         tensors = actor.tensors()
         with _timed(seconds, "trace"):
             if self._graph is None or not self._graph.reusable or not self._graph.fits(tensors):
-                self._graph = Graph(Actor(copy_policy(policy), statistics), self._options.opset_version)
+                self._graph = Graph(
+                    make_actor(copy_policy(policy), statistics, self._options), self._options.opset_version
+                )
         with _timed(seconds, "fill"):
             body = self._graph.fill(tensors)
         with _timed(seconds, "validate"):
@@ -235,8 +237,8 @@ class Exporter:
                 action_space=actor.action_space,
                 inputs=actor.inputs,
                 outputs=actor.outputs,
-                predict_dtype=str(reference.predict(take(probes.observations, 0)).dtype),
-                recurrent=False,
+                predict_dtype=str(reference.predict(take(probes.observations, 0))[0].dtype),
+                recurrent=actor.recurrent,
                 opset_version=self._options.opset_version,
                 ir_version=self._graph.ir_version,
                 normalization=self._normalization.record(),
@@ -266,7 +268,9 @@ class Exporter:
         policy, vec_normalize = self._model.policy, self._normalization.vec_normalize
         n_samples = self._options.n_samples or _n_samples(sum(tensor.numel() for tensor in policy.parameters()))
         seen = seen_observations(self._model, vec_normalize, limit=n_samples)
-        return draw_probes(policy.observation_space, collect_statistics(vec_normalize), seen, n_samples)
+        return draw_probes(
+            policy.observation_space, collect_statistics(vec_normalize), seen, n_samples, masked_choices(policy)
+        )
 
 
 def check_algorithm(model: object) -> None:

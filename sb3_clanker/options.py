@@ -23,6 +23,8 @@ class ExportOptions:
     :param rtol: the same, relative to the magnitude of the action in these units
     :param n_samples: how many random observations the cross-check tries beside those that training saw and the bounds
         of the space; None (the default) chooses by the size of the network
+    :param channels_last: whether the file takes images as height, width, channels, as cameras give them; by default it
+        takes them as channels, height, width, as Stable-Baselines3 trains on them
     :param metadata: the caller's own entries, stored in the file as flat keys
     :raises OptionError: a value is out of its range
     :raises UnsupportedOpsetError: ``opset_version`` is not one of the supported
@@ -36,6 +38,7 @@ class ExportOptions:
     atol: float = 1e-5
     rtol: float = 1e-5
     n_samples: int | None = None
+    channels_last: bool = False
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -47,4 +50,6 @@ class ExportOptions:
                 raise OptionError(option, value, "a number of at least 0 and below 1")
         if self.n_samples is not None and (type(self.n_samples) is not int or self.n_samples < 1):
             raise OptionError("n_samples", self.n_samples, "a positive integer, or None")
+        if not isinstance(self.channels_last, bool):
+            raise OptionError("channels_last", self.channels_last, "True or False")
         object.__setattr__(self, "metadata", dict(check_entries(self.metadata)))

@@ -64,7 +64,9 @@ class OnnxPolicy:
         self.metadata = metadata
         self._session = _open_session(data, path)
         self._encode = _encoder(metadata)
+        self._encode_further = _further_encoder(metadata)
         self._decode = _decoder(metadata)
+        self._outputs = ["action", "h_out", "c_out"] if metadata.recurrent else ["action"]
 
     @property
     def observation_space(self) -> spaces.Space[Any]:
@@ -80,32 +82,39 @@ class OnnxPolicy:
         self,
         observation: Observation,
         state: State | None = None,
-        episode_start: Array | None = None,  # noqa: ARG002 - Stable-Baselines3's signature
+        episode_start: Array | None = None,
         deterministic: bool = True,
+        action_masks: Array | None = None,
     ) -> tuple[Array, State | None]:
         """Choose the action for one observation or a batch of them.
 
-        Source of the behaviour: ``BasePolicy.predict``,
-        https://github.com/DLR-RM/stable-baselines3/blob/v2.9.2/stable_baselines3/common/policies.py
+        Sources of the behaviour: ``BasePolicy.predict``,
+        https://github.com/DLR-RM/stable-baselines3/blob/v2.9.2/stable_baselines3/common/policies.py, and those of
+        RecurrentPPO and MaskablePPO in sb3-contrib.
 
-        :param observation: raw observation of the shape of ``observation_space``, or a batch of them with one leading
+        :param observation: raw observation of the shape of ``observation_space``, or a batch of n with one leading
             dimension; a mapping of such arrays for a Dict space
-        :param state: returned unchanged; a policy without memory has none
-        :param episode_start: not used by a policy without memory
+        :param state: of a recurrent policy, what the last call returned: two arrays, float32 of shape (n_layers, n,
+            width); None before the first. Any other policy returns it unchanged.
+        :param episode_start: of a recurrent policy, shape (n,), true where the state must be reset first; None nowhere
         :param deterministic: must be true: the file holds the deterministic policy
+        :param action_masks: of a maskable policy, shape (n_choices,) or (n, n_choices), true for what is allowed; None
+            allows everything
         :return: the action, ``metadata.predict_dtype`` of shape ``action_space.shape`` or ``(n, *action_space.shape)``,
-            and the state
-        :raises ObservationError: wrong shape, type or key
+            and the state for the next call
+        :raises ObservationError: wrong shape, type or key, of the observation or of what goes with it
         :raises StochasticActionError: ``deterministic`` is false
         """
         if not deterministic:
             raise StochasticActionError
         feed, batched = self._encode(observation)
-        action = self._decode(self._session.run(_ACTION, feed)[0])
-        return (action if batched else action.squeeze(0)), state
-
-
-_ACTION = ["action"]
+        if self._encode_further is not None:
+            self._encode_further(feed, state, episode_start, action_masks)
+        elif action_masks is not None:
+            raise ObservationError("This policy takes no action masks, got some.")
+        action, *next_state = self._session.run(self._outputs, feed)
+        action = self._decode(action)
+        return (action if batched else action.squeeze(0)), (tuple(next_state) if next_state else state)
 
 
 def _open_session(data: bytes, path: Path | None) -> onnxruntime.InferenceSession:
@@ -148,6 +157,8 @@ def _leaf_encoder(spec: TensorSpec, space: LeafSpace) -> Callable[[Any], _Encode
     dtype = np.dtype(spec.dtype)
     tensor_shape = tuple(-1 if dim == BATCH else int(dim) for dim in spec.shape)
     same_shape = tensor_shape[1:] == single
+    transposed = None if spec.layout is None else (*single[1:], single[0])  # the other layout of an image
+    channels_last = spec.layout == "channels_last"
     kinds = "u" if dtype == np.uint8 else "biuf"
 
     def encode(observation: Any) -> _Encoded:
@@ -155,6 +166,8 @@ def _leaf_encoder(spec: TensorSpec, space: LeafSpace) -> Callable[[Any], _Encode
         shape = array.shape
         batched = len(shape) != rank
         if (shape[1:] if batched else shape) != single:
+            if (shape[1:] if batched else shape) == transposed:
+                return encode(np.moveaxis(array, -1, -3))
             raise ObservationError(
                 f"The observation for input {name!r} must have the shape {single}, or (n, *{single}) for a batch, "
                 f"got {shape}."
@@ -165,9 +178,55 @@ def _leaf_encoder(spec: TensorSpec, space: LeafSpace) -> Callable[[Any], _Encode
             array = array.astype(dtype)
         if not batched:
             array = array[None]
+        if channels_last:
+            return {name: np.ascontiguousarray(np.moveaxis(array, -3, -1))}, batched
         return {name: array if same_shape else array.reshape(tensor_shape)}, batched
 
     return encode
+
+
+def _further_encoder(
+    metadata: PolicyMetadata,
+) -> Callable[[dict[str, Array], State | None, Array | None, Array | None], None] | None:
+    """What adds masks, or the state of a recurrent policy, to the inputs of the graph; None where there are neither."""
+    shapes = {spec.role: spec.shape for spec in metadata.inputs}
+    observation = next(spec.name for spec in metadata.inputs if spec.role == "observation")
+
+    def add_masks(feed: dict[str, Array], _: State | None, __: Array | None, action_masks: Array | None) -> None:
+        n, n_choices = len(feed[observation]), int(shapes["action_masks"][1])
+        masks = np.ones((n, n_choices), bool) if action_masks is None else np.asarray(action_masks, bool)
+        if masks.size != n * n_choices:
+            raise ObservationError(
+                f"The action masks for {n} observations must have the shape ({n}, {n_choices}), got {masks.shape}."
+            )
+        feed["action_masks"] = masks.reshape(n, n_choices)
+
+    def add_state(
+        feed: dict[str, Array], state: State | None, episode_start: Array | None, action_masks: Array | None
+    ) -> None:
+        if action_masks is not None:
+            raise ObservationError("This policy takes no action masks, got some.")
+        n, (n_layers, _, width) = len(feed[observation]), shapes["hidden_state"]
+        expected = (int(n_layers), n, int(width))
+        if state is None:
+            feed["h_in"] = feed["c_in"] = np.zeros(expected, np.float32)
+        else:
+            feed["h_in"], feed["c_in"] = (np.asarray(part, np.float32) for part in state)
+            if feed["h_in"].shape != expected or feed["c_in"].shape != expected:
+                raise ObservationError(
+                    f"The state for {n} observations must be two arrays of the shape {expected}, got "
+                    f"{feed['h_in'].shape} and {feed['c_in'].shape}."
+                )
+        starts = np.zeros(n, np.float32) if episode_start is None else np.asarray(episode_start, np.float32)
+        if starts.shape != (n,):
+            raise ObservationError(
+                f"episode_start for {n} observations must have the shape ({n},), got {starts.shape}."
+            )
+        feed["episode_start"] = starts
+
+    if "action_masks" in shapes:
+        return add_masks
+    return add_state if metadata.recurrent else None
 
 
 def _decoder(metadata: PolicyMetadata) -> Callable[[Array], Array]:

@@ -30,17 +30,23 @@ class Probes:
 
     :ivar observations: batch of raw observations, as an environment gives them
     :ivar n_seen: how many of them, the first ones, training really saw
+    :ivar action_masks: of a maskable policy, bool of shape (n, n_choices), true for what is allowed
     """
 
     observations: Batch
     n_seen: int
+    action_masks: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return batch_size(self.observations)
 
 
 def draw_probes(
-    space: spaces.Space[Any], statistics: Mapping[str | None, Statistics], seen: Batch | None, n_samples: int
+    space: spaces.Space[Any],
+    statistics: Mapping[str | None, Statistics],
+    seen: Batch | None,
+    n_samples: int,
+    masked_choices: tuple[int, ...] = (),
 ) -> Probes:
     """Choose observations to try.
 
@@ -48,6 +54,7 @@ def draw_probes(
     :param statistics: what VecNormalize knows: unbounded dimensions are drawn around the mean, as in training
     :param seen: a batch of raw observations that training saw, or None
     :param n_samples: how many random ones
+    :param masked_choices: of a maskable policy, how many choices each dimension of the action has
     """
     generator = np.random.default_rng(_SEED)
 
@@ -57,9 +64,11 @@ def draw_probes(
         parts = drawn if leaf_seen is None else [np.asarray(leaf_seen, dtype=drawn[0].dtype), *drawn]
         return np.concatenate([_through_float32(part) for part in parts])
 
+    observations = _by_leaf(space, batch_of)
     return Probes(
-        observations=_by_leaf(space, batch_of),
+        observations=observations,
         n_seen=0 if seen is None else batch_size(seen),
+        action_masks=_draw_masks(masked_choices, generator, batch_size(observations)) if masked_choices else None,
     )
 
 
@@ -106,6 +115,16 @@ def _draw(
     if np.issubdtype(space.dtype, np.integer):
         drawn, corners = np.round(drawn), np.round(corners)
     return [drawn.astype(space.dtype), corners.astype(space.dtype)]
+
+
+def _draw_masks(choices: tuple[int, ...], generator: np.random.Generator, n: int) -> NDArray[np.bool_]:
+    """Random masks that allow at least one choice of each dimension."""
+    parts = []
+    for n_choices in choices:
+        allowed = generator.random((n, n_choices)) < 0.5
+        allowed[np.arange(n), generator.integers(0, n_choices, n)] = True
+        parts.append(allowed)
+    return np.concatenate(parts, axis=1)
 
 
 def _corners(low: NDArray[Any], high: NDArray[Any], center: NDArray[Any] | None = None) -> NDArray[Any]:

@@ -5,9 +5,9 @@ Everything here leaves the algorithm as it found it: no generator advanced, no m
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch as th
@@ -19,6 +19,9 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_clanker.actor import copy_policy
 from sb3_clanker.probes import Batch, batch_size, take
+
+Prediction: TypeAlias = tuple[NDArray[Any], tuple[NDArray[Any], ...] | None]
+"""What ``predict`` returns: actions and the next state."""
 
 _SEED = 20_260_102
 _N_PERTURBATIONS = 16
@@ -46,36 +49,36 @@ class Reference:
         """Action space of the policy."""
         return self._model.policy.action_space
 
-    def predict(self, observation: Batch) -> NDArray[Any]:
-        """Actions for raw observations, single or in a batch, as Stable-Baselines3 returns them."""
+    def predict(self, observation: Batch, **context: Any) -> Prediction:
+        """Actions for raw observations, single or in a batch, and the next state, as Stable-Baselines3 returns them.
+
+        :param observation: raw observations
+        :param context: what else ``predict`` takes: ``state``, ``episode_start``, ``action_masks``
+        """
         with _modes_kept(self._model.policy):
-            return self._act(self._predictor, observation)
+            return self._act(self._predictor, observation, context)
 
-    def perturbed(self, observations: Batch) -> NDArray[Any]:
-        """Actions of the policy with its weights changed by as little as float32 can tell, several times.
+    def perturbed(self, observations: Batch, **context: Any) -> list[Prediction]:
+        """What the policy does with its weights changed by as little as float32 can tell, several times.
 
-        Where they differ from each other, the action hangs on digits that no two runtimes round alike.
-
-        :param observations: a batch of n raw observations
-        :return: actions, shape (number of changes, n, *action_space.shape)
+        Where these predictions differ, the action hangs on digits that no two runtimes round alike.
         """
         policy = copy_policy(self._model.policy)
         generator = th.Generator().manual_seed(_SEED)
         originals = {name: tensor.detach().clone() for name, tensor in policy.named_parameters()}
-        actions = []
+        predictions = []
         for _ in range(_N_PERTURBATIONS):
             with th.no_grad():
                 for name, tensor in policy.named_parameters():
                     noise = th.randn(tensor.shape, generator=generator, dtype=tensor.dtype)
                     tensor.copy_(originals[name] * (1.0 + _PERTURBATION * noise))
-            actions.append(self._act(policy, observations))
-        return np.stack(actions)
+            predictions.append(self._act(policy, observations, context))
+        return predictions
 
-    def _act(self, predictor: BaseAlgorithm | BasePolicy, observation: Batch) -> NDArray[Any]:
+    def _act(self, predictor: BaseAlgorithm | BasePolicy, observation: Batch, context: Mapping[str, Any]) -> Prediction:
         if self._vec_normalize is not None:
             observation = self._vec_normalize.normalize_obs(observation)
-        actions, _ = predictor.predict(observation, deterministic=True)
-        return actions
+        return predictor.predict(observation, deterministic=True, **context)
 
 
 def seen_observations(model: BaseAlgorithm, vec_normalize: VecNormalize | None, limit: int) -> Batch | None:
@@ -118,10 +121,12 @@ def _buffered(model: BaseAlgorithm, vec_normalize: VecNormalize | None) -> Batch
     if buffer is None:
         return None
     filled = len(buffer.observations) if buffer.full else buffer.pos
-    if filled == 0 or isinstance(buffer.observations, dict):
+    if filled == 0:
         return None
-    space = model.policy.observation_space
-    rows: NDArray[Any] = buffer.observations[:filled].reshape(-1, *(space.shape or ()))
+    space, stored = model.policy.observation_space, buffer.observations
+    if isinstance(space, spaces.Dict):
+        return {key: stored[key][:filled].reshape(-1, *(leaf.shape or ())) for key, leaf in space.spaces.items()}
+    rows: NDArray[Any] = stored[:filled].reshape(-1, *(space.shape or ()))
     return rows
 
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 Role = Literal["observation", "action", "action_masks", "hidden_state", "cell_state", "episode_start"]
 
+Layout = Literal["channels_first", "channels_last"]
+
 Bound: TypeAlias = float | tuple[float | None, ...] | None
 """Bounds of a Box: one number for all, or one for each element in row-major order; None is unbounded."""
 
@@ -32,15 +34,21 @@ class TensorSpec:
     :ivar shape: its dimensions, ``"batch"`` for the dynamic one
     :ivar role: what the tensor is for
     :ivar key: the key of a Dict observation space that it carries, None otherwise
+    :ivar layout: order of the dimensions of an image, None for anything else
     :ivar meaning: what a consumer must know to fill or read it
+    :ivar names: the caller's names of its components, None where none were given
+    :ivar units: the caller's units of its components, None where none were given
     """
 
     name: str
     dtype: str
     shape: tuple[int | str, ...]
     role: Role
-    key: str | None
+    key: str | None = None
+    layout: Layout | None = None
     meaning: str
+    names: tuple[str, ...] | None = None
+    units: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from sb3_clanker.actor import Actor, copy_policy
 from sb3_clanker.errors import ClankerError, NormalizationError, UnsupportedPolicyError, UnsupportedSpaceError
 from sb3_clanker.normalization import Statistics
+from sb3_clanker.options import ExportOptions
 from sb3_clanker.tensors import TensorSpec
 from tests.worlds import BOX_OBSERVATION, MATRIX_ACTION, draw, make_model, predict_raw
 
@@ -24,7 +25,7 @@ def _statistics(*shape: int) -> Statistics:
 
 
 def test_it_names_its_inputs_and_outputs() -> None:
-    actor = Actor(make_model(action_space=MATRIX_ACTION).policy, {})
+    actor = Actor(make_model(action_space=MATRIX_ACTION).policy, {}, ExportOptions())
     assert actor.inputs == (
         TensorSpec(
             name="obs", dtype="float32", shape=("batch", 3), role="observation", key=None, meaning="raw observation"
@@ -39,7 +40,7 @@ def test_it_does_what_predict_does(algorithm: Any) -> None:
     model = make_model(algorithm, action_space=MATRIX_ACTION)
     observations = draw(BOX_OBSERVATION, np.random.default_rng(0), 50)
     with th.no_grad():
-        actor = Actor(copy_policy(model.policy), {}).eval()
+        actor = Actor(copy_policy(model.policy), {}, ExportOptions()).eval()
         (got,) = actor(th.as_tensor(observations))
     np.testing.assert_allclose(got.numpy().reshape(50, 2, 3), predict_raw(model, observations), atol=1e-6)
 
@@ -47,7 +48,7 @@ def test_it_does_what_predict_does(algorithm: Any) -> None:
 def test_bounds_that_float32_cannot_carry_are_rounded_to_the_inside() -> None:
     action_space = spaces.Box(np.array([-0.1, 0.1]), np.array([-0.05, 0.7]), dtype=np.float64)
     model = make_model(action_space=action_space)
-    actor = Actor(model.policy, {})
+    actor = Actor(model.policy, {}, ExportOptions())
     assert np.all(actor.action_low.numpy().astype(np.float64) >= action_space.low)
     assert np.all(actor.action_high.numpy().astype(np.float64) <= action_space.high)
     np.testing.assert_allclose(actor.action_low.numpy(), action_space.low, rtol=1e-6)
@@ -63,7 +64,7 @@ class _OwnPredict(ActorCriticPolicy):
 def test_a_policy_with_its_own_predict_is_refused() -> None:
     model = make_model(policy=_OwnPredict)  # type: ignore[arg-type]
     with pytest.raises(UnsupportedPolicyError, match=r"Cannot export _OwnPredict: it overrides predict\(\)") as caught:
-        Actor(model.policy, {})
+        Actor(model.policy, {}, ExportOptions())
     assert isinstance(caught.value, ClankerError)
     assert isinstance(caught.value, TypeError)
 
@@ -71,16 +72,16 @@ def test_a_policy_with_its_own_predict_is_refused() -> None:
 def test_statistics_of_another_shape_are_refused() -> None:
     policy = make_model().policy
     with pytest.raises(NormalizationError, match=r"for the observation have the shape \(4,\).* observes \(3,\)"):
-        Actor(policy, {None: _statistics(4)})
+        Actor(policy, {None: _statistics(4)}, ExportOptions())
     with pytest.raises(NormalizationError, match="the observation key 'position', which the policy does not have"):
-        Actor(policy, {"position": _statistics(3)})
+        Actor(policy, {"position": _statistics(3)}, ExportOptions())
 
 
 def test_an_action_space_that_starts_elsewhere_is_refused() -> None:
     model = make_model(action_space=spaces.Discrete(3))
     model.policy.action_space = spaces.Discrete(3, start=1)
     with pytest.raises(UnsupportedSpaceError, match="it starts at 1, and Stable-Baselines3 works with 0 to n-1"):
-        Actor(model.policy, {})
+        Actor(model.policy, {}, ExportOptions())
 
 
 def test_a_policy_is_copied_in_the_state_that_training_leaves_it_in() -> None:
@@ -98,7 +99,7 @@ def test_making_an_actor_leaves_the_policy_as_it_is() -> None:
     policy = make_model().policy
     policy.train()
     before = {name: tensor.data_ptr() for name, tensor in policy.named_parameters()}
-    Actor(policy, {None: _statistics(3)})
+    Actor(policy, {None: _statistics(3)}, ExportOptions())
     assert policy.training
     assert {name: tensor.data_ptr() for name, tensor in policy.named_parameters()} == before
     assert all(parameter.requires_grad for parameter in policy.parameters())

@@ -21,12 +21,12 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from sb3_clanker.actor import Actor, copy_policy
 from sb3_clanker.errors import ClankerError, GraphError, NonFiniteWeightsError, UnsupportedOpsetError
 from sb3_clanker.graph import Graph
-from sb3_clanker.options import SUPPORTED_OPSETS
+from sb3_clanker.options import SUPPORTED_OPSETS, ExportOptions
 from tests.worlds import BOX_OBSERVATION, draw, make_model, predict_raw, spread
 
 
 def _graph(model: BaseAlgorithm, opset_version: int = 18) -> Graph:
-    return Graph(Actor(copy_policy(model.policy), {}), opset_version)
+    return Graph(Actor(copy_policy(model.policy), {}, ExportOptions()), opset_version)
 
 
 def _run(data: bytes, observations: np.ndarray) -> np.ndarray:
@@ -46,7 +46,7 @@ def test_one_trace_serves_every_later_state_of_the_weights() -> None:
     graph = _graph(model)
     for seed in range(3):
         spread(model, seed=seed)
-        tensors = Actor(model.policy, {}).tensors()
+        tensors = Actor(model.policy, {}, ExportOptions()).tensors()
         assert graph.reusable
         assert graph.fits(tensors)
         _assert_equal(graph.fill(tensors), model)
@@ -56,7 +56,7 @@ def test_running_statistics_of_batch_norm_are_live_weights() -> None:
     model = make_model(CrossQ)
     graph = _graph(model)
     model.learn(60)
-    _assert_equal(graph.fill(Actor(model.policy, {}).tensors()), model)
+    _assert_equal(graph.fill(Actor(model.policy, {}, ExportOptions()).tensors()), model)
 
 
 def test_equal_weights_are_not_merged() -> None:
@@ -67,13 +67,13 @@ def test_equal_weights_are_not_merged() -> None:
                 parameter.zero_()
     graph = _graph(model)
     spread(model, seed=9)
-    _assert_equal(graph.fill(Actor(model.policy, {}).tensors()), model)
+    _assert_equal(graph.fill(Actor(model.policy, {}, ExportOptions()).tensors()), model)
 
 
 def test_another_structure_is_noticed() -> None:
     graph = _graph(make_model())
     other = make_model(policy_kwargs={"net_arch": [16, 17]})
-    assert not graph.fits(Actor(other.policy, {}).tensors())
+    assert not graph.fits(Actor(other.policy, {}, ExportOptions()).tensors())
 
 
 @pytest.mark.parametrize("opset_version", SUPPORTED_OPSETS)
@@ -85,7 +85,7 @@ def test_the_file_has_exactly_the_opset_that_was_asked_for(
     algorithm: type[BaseAlgorithm], action_space: spaces.Space[Any], opset_version: int
 ) -> None:
     model = make_model(algorithm, action_space=action_space)
-    data = _graph(model, opset_version).fill(Actor(model.policy, {}).tensors())
+    data = _graph(model, opset_version).fill(Actor(model.policy, {}, ExportOptions()).tensors())
     proto = onnx.load_from_string(data)
     onnx.checker.check_model(proto, full_check=True)
     assert [(entry.domain, entry.version) for entry in proto.opset_import] == [("", opset_version)]
@@ -101,13 +101,13 @@ def test_an_operator_that_the_opset_lacks_is_named() -> None:
     ) as caught:
         _graph(model, 17)
     assert caught.value.operators == ("Mish",)
-    _assert_equal(_graph(model, 18).fill(Actor(model.policy, {}).tensors()), model)
+    _assert_equal(_graph(model, 18).fill(Actor(model.policy, {}, ExportOptions()).tensors()), model)
 
 
 @pytest.mark.parametrize("action_space", [spaces.Box(-1.0, 1.0, (2,)), spaces.MultiDiscrete([3, 2])])
 def test_the_graph_is_clean(action_space: spaces.Space[Any]) -> None:
     model = make_model(action_space=action_space)
-    data = _graph(model).fill(Actor(model.policy, {}).tensors())
+    data = _graph(model).fill(Actor(model.policy, {}, ExportOptions()).tensors())
     proto = onnx.load_from_string(data)
     operators = {node.op_type for node in proto.graph.node}
     assert not operators & {"CastLike", "SplitToSequence", "SequenceAt", "Constant", "Identity"}
@@ -121,7 +121,7 @@ def test_the_graph_is_clean(action_space: spaces.Space[Any]) -> None:
 
 def test_names_and_bytes_are_the_same_from_trace_to_trace() -> None:
     model = make_model()
-    tensors = Actor(model.policy, {}).tensors()
+    tensors = Actor(model.policy, {}, ExportOptions()).tensors()
     assert _graph(model).fill(tensors) == _graph(model).fill(tensors)
 
 
@@ -131,7 +131,7 @@ def test_weights_that_are_not_finite_are_refused() -> None:
     with th.no_grad():
         dict(model.policy.named_parameters())["action_net.bias"][0] = float("nan")
     with pytest.raises(NonFiniteWeightsError, match=r"policy\.action_net\.bias holds values .* diverged") as caught:
-        graph.fill(Actor(model.policy, {}).tensors())
+        graph.fill(Actor(model.policy, {}, ExportOptions()).tensors())
     assert isinstance(caught.value, ClankerError)
 
 

@@ -22,7 +22,7 @@ def test_it_is_predict_on_normalized_observations() -> None:
     vec_normalize = model.get_vec_normalize_env()
     observations = draw(BOX_OBSERVATION, np.random.default_rng(0), 9)
     np.testing.assert_array_equal(
-        Reference(model, vec_normalize).predict(observations), predict_raw(model, observations, vec_normalize)
+        Reference(model, vec_normalize).predict(observations)[0], predict_raw(model, observations, vec_normalize)
     )
 
 
@@ -49,7 +49,7 @@ def test_perturbed_weights_are_those_of_a_copy() -> None:
     before = [parameter.clone() for parameter in model.policy.parameters()]
     state = th.get_rng_state()
     observations = draw(BOX_OBSERVATION, np.random.default_rng(0), 5)
-    perturbed = Reference(model, None).perturbed(observations)
+    perturbed = np.stack([actions for actions, _ in Reference(model, None).perturbed(observations)])
     assert perturbed.shape == (16, 5, 2)
     difference = np.abs(perturbed - predict_raw(model, observations))
     assert 0 < difference.max() < 1e-3

@@ -121,8 +121,8 @@ def test_missing_clipping_is_refused(box: Specimen) -> None:
 
 
 def test_statistics_of_another_instant_are_refused(box: Specimen) -> None:
-    box.refused("cross_check", "disagree", _change("normalization.0.mean_high", lambda values: values + 0.01))
-    box.refused("cross_check", "disagree", _change("normalization.0.deviation", lambda values: values * 1.01))
+    box.refused("cross_check", "disagree", _change("observation.0.normalize.mean_high", lambda values: values + 0.01))
+    box.refused("cross_check", "disagree", _change("observation.0.normalize.deviation", lambda values: values * 1.01))
 
 
 def test_a_missing_normalization_is_refused(box: Specimen) -> None:

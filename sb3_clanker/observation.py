@@ -1,0 +1,159 @@
+"""From the inputs of a file to what Stable-Baselines3's ``obs_to_tensor`` hands to a policy.
+
+One input for each leaf of the observation space. uint8 for images, float32 for everything else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import is_image_space
+from torch import nn
+
+from sb3_clanker.errors import NormalizationError
+from sb3_clanker.normalization import Normalize, Statistics
+from sb3_clanker.tensors import BATCH, Layout, TensorSpec
+
+OBSERVATION = "obs"
+RESERVED_NAMES = ("action", "action_masks", "h_in", "c_in", "h_out", "c_out", "episode_start", OBSERVATION)
+
+_PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+class ObservationInput(nn.Module):
+    """One leaf of the observation space: from an input tensor to what the policy gets.
+
+    :param key: its key in a Dict space, or None
+    :param name: name of the input
+    :param space: space of the leaf, as the policy has it
+    :param statistics: what VecNormalize knows of it, or None
+    :param channels_last: whether an image is passed as height, width, channels
+    :ivar spec: what the input is
+    """
+
+    def __init__(
+        self,
+        key: str | None,
+        name: str,
+        space: spaces.Space[Any],
+        statistics: Statistics | None,
+        channels_last: bool,
+    ) -> None:
+        super().__init__()
+        self._space = space
+        self._transposes = channels_last and _is_image(space)
+        self.normalize = None if statistics is None else Normalize(statistics)
+        self.spec = _spec(key, name, space, self._transposes)
+
+    def forward(self, tensor: th.Tensor) -> th.Tensor:
+        """What ``obs_to_tensor`` makes of raw observations, normalized."""
+        if self._transposes:
+            tensor = tensor.permute(0, 3, 1, 2)
+        if self.normalize is not None:
+            return self.normalize(tensor)  # type: ignore[no-any-return]
+        if isinstance(self._space, spaces.Discrete):
+            return tensor.reshape(-1).to(th.int64)
+        if isinstance(self._space, spaces.MultiDiscrete):
+            return tensor.to(th.int64)
+        return tensor
+
+
+def observation_inputs(
+    space: spaces.Space[Any], statistics: Mapping[str | None, Statistics], channels_last: bool
+) -> list[ObservationInput]:
+    """One input for each leaf of an observation space.
+
+    :param space: the policy's observation space
+    :param statistics: what VecNormalize knows, by key or under None
+    :param channels_last: whether images are passed as height, width, channels
+    :raises NormalizationError: the statistics do not fit the space
+    """
+    leaves = leaf_spaces(space)
+    _check_statistics(statistics, leaves)
+    names = _input_names(leaves)
+    return [ObservationInput(key, names[key], leaf, statistics.get(key), channels_last) for key, leaf in leaves.items()]
+
+
+def leaf_spaces(space: spaces.Space[Any]) -> dict[str | None, spaces.Space[Any]]:
+    """The leaves of an observation space by key, in the space's own order; a space without keys is under None."""
+    if isinstance(space, spaces.Dict):
+        return dict(space.spaces.items())
+    return {None: space}
+
+
+def _input_names(keys: Iterable[str | None]) -> dict[str | None, str]:
+    """A name for each key: the key itself, unless it is taken or not fit for a name in every consumer's language."""
+    names: dict[str | None, str] = {}
+    keys = list(keys)
+    taken = {key for key in keys if key is not None and _is_plain(key)}
+    for key in keys:
+        if key is None:
+            names[key] = OBSERVATION
+        elif _is_plain(key):
+            names[key] = key
+        else:
+            stem = name = "obs_" + re.sub(r"[^A-Za-z0-9_]", "_", key)
+            count = 1
+            while name in taken:
+                count += 1
+                name = f"{stem}_{count}"
+            taken.add(name)
+            names[key] = name
+    return names
+
+
+def _is_plain(key: str) -> bool:
+    return bool(_PLAIN_NAME.fullmatch(key)) and key not in RESERVED_NAMES
+
+
+def _is_image(space: spaces.Space[Any]) -> bool:
+    """A Box that convolutions see as an image, whether or not VecNormalize has turned it into floats."""
+    return isinstance(space, spaces.Box) and len(space.shape) == 3
+
+
+def _spec(key: str | None, name: str, space: spaces.Space[Any], transposes: bool) -> TensorSpec:
+    shape: tuple[int, ...] = space.shape or ()
+    layout: Layout | None = None
+    meaning = "raw observation"
+    if isinstance(space, spaces.Discrete):
+        shape, meaning = (1,), f"index of the category, a whole number from 0 to {space.n - 1}"
+    elif isinstance(space, spaces.MultiDiscrete):
+        meaning = "index of each category, whole numbers"
+    elif isinstance(space, spaces.MultiBinary):
+        meaning = "0 or 1 for each element"
+    elif _is_image(space):
+        layout = "channels_last" if transposes else "channels_first"
+        shape = (*shape[1:], shape[0]) if transposes else shape
+        meaning = "raw image, 0 to 255" if is_image_space(space) else "raw observation of three dimensions"
+    return TensorSpec(
+        name=name,
+        dtype="uint8" if is_image_space(space) else "float32",
+        shape=(BATCH, *shape),
+        role="observation",
+        key=key,
+        layout=layout,
+        meaning=meaning,
+    )
+
+
+def _check_statistics(
+    statistics: Mapping[str | None, Statistics], leaves: Mapping[str | None, spaces.Space[Any]]
+) -> None:
+    for key, of_key in statistics.items():
+        where = "the observation" if key is None else f"the observation key {key!r}"
+        if key not in leaves:
+            raise NormalizationError(
+                f"The VecNormalize statistics are for {where}, which the policy does not have: it observes "
+                f"{'one array' if None in leaves else sorted(map(str, leaves))}. Pass the statistics that were saved "
+                "with this policy."
+            )
+        expected = leaves[key].shape
+        if of_key.mean.shape != expected:
+            raise NormalizationError(
+                f"The VecNormalize statistics for {where} have the shape {of_key.mean.shape}, and the policy observes "
+                f"{expected}. Pass the statistics that were saved with this policy."
+            )
