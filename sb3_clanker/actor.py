@@ -21,6 +21,7 @@ from stable_baselines3.common.preprocessing import get_action_dim
 from torch import nn
 
 from sb3_clanker.errors import UnsupportedPolicyError, UnsupportedSpaceError
+from sb3_clanker.labels import label_action, label_observations
 from sb3_clanker.normalization import Statistics
 from sb3_clanker.observation import observation_inputs
 from sb3_clanker.options import ExportOptions
@@ -66,8 +67,10 @@ class Actor(nn.Module):
 
         leaves = observation_inputs(policy.observation_space, statistics, options.channels_last)
         self.observation = nn.ModuleList(leaves)
-        self.inputs = (*(leaf.spec for leaf in leaves), *self._further_inputs())
-        self.outputs = (_action_spec(policy.action_space, self.action_dim), *self._further_outputs())
+        observed = label_observations([leaf.spec for leaf in leaves], self.observation_space, options)
+        self.inputs = (*observed, *self._further_inputs())
+        action = _action_spec(policy.action_space, self.action_dim)
+        self.outputs = (label_action(action, action_space, options), *self._further_outputs())
         if isinstance(policy.action_space, spaces.Box):
             low, high = policy.action_space.low.reshape(-1), policy.action_space.high.reshape(-1)
             self.register_buffer("action_low", th.as_tensor(_inward(low, np.inf)))

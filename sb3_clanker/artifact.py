@@ -12,6 +12,7 @@ import re
 import secrets
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BufferedWriter
 from pathlib import Path
@@ -22,7 +23,8 @@ from sb3_clanker.errors import CheckpointError, PublicationError
 from sb3_clanker.metadata import PairedFile
 
 _STEPS = re.compile(r"(?P<prefix>.+)_(?P<steps>\d+)_steps")
-_RL_ZOO_RUN = re.compile(r"(?P<env>.+)_\d+")
+_RL_ZOO_RUN = re.compile(r"(?P<env>.+)_\d+(?:_[0-9a-f-]{36})?")
+_TEMPORARY = ".sb3_clanker-"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +78,7 @@ def statistics_candidates(zip_path: Path) -> Iterator[Path]:
 
 
 class Publication:
-    """Files that appear together, complete, or not at all.
+    """Files that appear complete, and as nearly together as a file system allows.
 
     Each is staged under a temporary name in its folder and flushed to disk; ``commit`` renames all of them in a burst.
     What was not committed is deleted at the end.
@@ -100,7 +102,7 @@ class Publication:
         :return: the temporary path
         :raises PublicationError: the file cannot be written
         """
-        temporary = self._folder / f".{name}.{secrets.token_hex(4)}.tmp"
+        temporary = self._folder / f"{_TEMPORARY}{secrets.token_hex(8)}.tmp"
         self._staged[name] = temporary
         try:
             with temporary.open("xb") as file:
@@ -116,6 +118,9 @@ class Publication:
 
         :raises PublicationError: a file cannot be renamed
         """
+        for name in self._staged:
+            if os.path.isdir(self._folder / name):  # noqa: PTH112 - false, not an error, for an impossible name
+                raise PublicationError(self._folder / name, "it is a folder")
         for name, temporary in list(self._staged.items()):
             try:
                 temporary.replace(self._folder / name)
@@ -130,7 +135,8 @@ class Publication:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         for temporary in self._staged.values():
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):  # what cannot be deleted must not hide why it was not committed
+                temporary.unlink()
 
 
 def ensure_folder(folder: Path) -> None:
@@ -138,7 +144,7 @@ def ensure_folder(folder: Path) -> None:
 
     :raises PublicationError: it cannot be made or written in
     """
-    probe = folder / f".{secrets.token_hex(4)}.tmp"
+    probe = folder / f"{_TEMPORARY}{secrets.token_hex(8)}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.touch(exist_ok=False)
@@ -152,15 +158,18 @@ def pair_with_zip(path: Path, name: str | None = None) -> PairedFile:
 
     :param path: where it lies
     :param name: the name to record, if it is about to get another
-    :raises CheckpointError: it is not a zip file
+    :raises CheckpointError: it is not a whole zip file
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            members = [(member.filename, member.CRC, member.file_size) for member in archive.infolist()]
-    except zipfile.BadZipFile as error:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
         raise CheckpointError(
             path, f"this is not a zip file, or it is damaged ({error})", "Save the model again."
         ) from error
+    if min((entry.header_offset for entry in entries), default=0) > 0:  # cut off within a zip that is in the zip
+        raise CheckpointError(path, "it is damaged: its end is missing", "Save the model again.")
+    members = [(entry.filename, entry.CRC, entry.file_size) for entry in entries]
     return PairedFile(name=name or path.name, digest=f"zip:{hashlib.sha256(repr(members).encode()).hexdigest()}")
 
 

@@ -20,7 +20,7 @@ from sb3_clanker.artifact import BEST, FINAL, Generation, Publication, ensure_fo
 from sb3_clanker.errors import OptionError
 from sb3_clanker.export import Exporter, ExportReport
 from sb3_clanker.options import ExportOptions
-from sb3_clanker.statistics import Normalization
+from sb3_clanker.statistics import Normalization, resolve_normalization
 
 _logger = logging.getLogger("sb3_clanker")
 
@@ -290,7 +290,7 @@ class OnnxCheckpointCallback(BaseCallback):
                 self.logger.record("onnx/max_difference", last.validation.cross_check.max_difference)
 
     def _normalization(self) -> Normalization:
-        return Normalization(vec_normalize=self.model.get_vec_normalize_env())
+        return resolve_normalization(self.model, "auto")
 
 
 class _OnNewBest(BaseCallback):

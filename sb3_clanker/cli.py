@@ -47,7 +47,7 @@ def _export(options: argparse.Namespace) -> None:
     from sb3_clanker.statistics import resolve_normalization
 
     export_options = ExportOptions(opset_version=options.opset)
-    path = onnx_path(options.output or options.model.with_suffix(".onnx"))
+    path = onnx_path(options.output or options.model.parent / f"{options.model.stem}.onnx")
     model = load_algorithm(options.model, options.algo)
     normalization = resolve_normalization(model, _source(options.vecnormalize), options.model)
     report = write_policy(model, path, normalization, options.model, export_options)
@@ -123,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     export = commands.add_parser("export", help="write the policy of a .zip as a proven .onnx", description=_TRUST)
-    export.add_argument("--output", type=Path, metavar="F.onnx", help="where to (default: beside the .zip)")
+    export.add_argument("--output", metavar="F.onnx", help="where to (default: beside the .zip)")
     export.add_argument("--opset", type=int, default=18, help="ONNX opset, 17 to 23 (default: 18)")
     export.set_defaults(command=_export)
 

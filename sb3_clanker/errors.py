@@ -18,6 +18,17 @@ if TYPE_CHECKING:
 class ClankerError(Exception):
     """Root of every error that this package raises on purpose."""
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle the message and the facts, so that an error crosses from one process to another."""
+        return _restore, (type(self), self.args, self.__dict__)
+
+
+def _restore(cls: type[ClankerError], args: tuple[object, ...], facts: dict[str, object]) -> ClankerError:
+    error = cls.__new__(cls)
+    error.args = args
+    error.__dict__.update(facts)
+    return error
+
 
 class ClankerWarning(UserWarning):
     """Root of every warning that this package gives."""
@@ -25,6 +36,14 @@ class ClankerWarning(UserWarning):
 
 class UnknownNormalizationWarning(ClankerWarning):
     """Nothing tells whether the policy was trained on normalized observations."""
+
+
+class InnerNormalizationWarning(ClankerWarning):
+    """Observations are normalized inside the environment, where no file can fold it in."""
+
+
+class PrecisionWarning(ClankerWarning):
+    """Observations need more digits than float32, the type of the file's inputs, carries."""
 
 
 # What the caller asked for ------------------------------------------------------------------------------------------

@@ -17,13 +17,16 @@ from pathlib import Path
 
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import BasePolicy
 
 from sb3_clanker.actor import copy_policy, make_actor, masked_choices
 from sb3_clanker.artifact import Publication, ensure_folder, pair_with_zip
-from sb3_clanker.errors import PublicationError, UnsupportedPolicyError, ValidationError
+from sb3_clanker.environment import warn_of_inner_normalization, wrapper_names
+from sb3_clanker.errors import NonFiniteWeightsError, PublicationError, UnsupportedPolicyError, ValidationError
 from sb3_clanker.graph import Graph
 from sb3_clanker.loading import holds_policy_of
 from sb3_clanker.metadata import (
+    FrameStackRecord,
     PairedFile,
     PolicyMetadata,
     Provenance,
@@ -32,7 +35,8 @@ from sb3_clanker.metadata import (
     read_file,
     stamp,
 )
-from sb3_clanker.normalization import collect_statistics
+from sb3_clanker.normalization import Normalize, collect_statistics
+from sb3_clanker.observation import warn_of_lost_precision
 from sb3_clanker.options import ExportOptions
 from sb3_clanker.probes import Probes, draw_probes, take
 from sb3_clanker.reference import Reference, seen_observations
@@ -188,6 +192,7 @@ class Exporter:
         check_algorithm(model)
         self._model, self._normalization, self._options = model, normalization, options
         self._graph: Graph | None = None
+        warn_of_inner_normalization(model.get_env())
 
     def export(
         self,
@@ -218,8 +223,10 @@ class Exporter:
         self, mean_reward: float | None, algorithm_file: PairedFile | None, statistics_file: PairedFile | None
     ) -> ProvenPolicy:
         seconds: dict[str, float] = {}
-        policy, statistics = self._model.policy, collect_statistics(self._normalization.vec_normalize)
+        policy, statistics = self._model.policy, self._normalization.statistics()
+        warn_of_lost_precision(policy.observation_space, statistics)
         actor = make_actor(policy, statistics, self._options)
+        _check_finite(policy)
         tensors = actor.tensors()
         with _timed(seconds, "trace"):
             if self._graph is None or not self._graph.reusable or not self._graph.fits(tensors):
@@ -242,6 +249,9 @@ class Exporter:
                 opset_version=self._options.opset_version,
                 ir_version=self._graph.ir_version,
                 normalization=self._normalization.record(),
+                frame_stacks=_frame_stack_records(self._normalization),
+                environment=wrapper_names(self._model.get_env()),
+                control_period=self._options.control_period,
                 training=TrainingRecord(
                     num_timesteps=int(self._model.num_timesteps),
                     mean_reward=mean_reward if mean_reward is not None and np.isfinite(mean_reward) else None,
@@ -261,7 +271,7 @@ class Exporter:
 
     def reference(self) -> Reference:
         """Stable-Baselines3's own ``predict`` on raw observations."""
-        return Reference(self._model, self._normalization.vec_normalize)
+        return Reference(self._model, self._normalization.vec_normalize, self._normalization.stacks)
 
     def probes(self) -> Probes:
         """Raw observations to try."""
@@ -269,8 +279,28 @@ class Exporter:
         n_samples = self._options.n_samples or _n_samples(sum(tensor.numel() for tensor in policy.parameters()))
         seen = seen_observations(self._model, vec_normalize, limit=n_samples)
         return draw_probes(
-            policy.observation_space, collect_statistics(vec_normalize), seen, n_samples, masked_choices(policy)
+            policy.observation_space, self._normalization.statistics(), seen, n_samples, masked_choices(policy)
         )
+
+
+def _frame_stack_records(normalization: Normalization) -> tuple[FrameStackRecord, ...]:
+    """What a consumer must know to stack frames.
+
+    Stable-Baselines3 pads with zeros; where it does so after normalization, the raw value that is normalized to zero
+    takes their place.
+    """
+    frames = collect_statistics(normalization.vec_normalize)  # of single frames
+    records = []
+    for key, stack in normalization.stacks.items():
+        padding: float | tuple[float, ...] = 0.0
+        error = 0.0
+        if stack.after_normalization and key in frames:
+            raw, error = Normalize(frames[key]).of_zero()
+            padding = tuple(raw.reshape(-1).tolist())
+        records.append(
+            FrameStackRecord(key=key, n_stack=stack.n_stack, axis=stack.axis, padding=padding, padding_error=error)
+        )
+    return tuple(records)
 
 
 def check_algorithm(model: object) -> None:
@@ -288,6 +318,13 @@ def check_algorithm(model: object) -> None:
         )
 
 
+def _check_finite(policy: BasePolicy) -> None:
+    """Refuse a policy that has diverged, in whichever of its networks."""
+    for name, parameter in policy.named_parameters():
+        if not parameter.isfinite().all():
+            raise NonFiniteWeightsError(name)
+
+
 def _n_samples(n_parameters: int) -> int:
     """Many observations for a small network, few for a large one: the proof costs what the network costs."""
     return int(np.clip(10_000_000 // max(n_parameters, 1), 16, 256))
@@ -299,8 +336,14 @@ def onnx_path(path: str | Path) -> Path:
     :raises PublicationError: there is a folder of that name
     """
     path = Path(path)
+    if not path.name:
+        raise PublicationError(path, "it is a folder")
     path = path if path.suffix == ".onnx" else path.with_name(f"{path.name}.onnx")
-    if path.is_dir():
+    try:
+        in_the_way = path.is_dir()
+    except OSError as error:  # a name that no file can have
+        raise PublicationError(path, str(error)) from error
+    if in_the_way:
         raise PublicationError(path, "it is a folder")
     return path
 

@@ -22,7 +22,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from torch import nn
 
 from sb3_clanker.actor import Actor
-from sb3_clanker.errors import GraphError, NonFiniteWeightsError
+from sb3_clanker.errors import GraphError
 from sb3_clanker.opset import NATIVE_OPSET, lower_opset, oldest_ir_version
 from sb3_clanker.tensors import BATCH
 
@@ -61,13 +61,9 @@ class Graph:
 
         :param tensors: what ``Actor.tensors`` gives, on any device
         :return: a ``ModelProto`` without metadata
-        :raises NonFiniteWeightsError: a weight that the graph uses is infinite or not a number
         """
         for name, initializer in self._weights.items():
-            values = _to_numpy(tensors[name])
-            if not np.isfinite(values).all():
-                raise NonFiniteWeightsError(name)
-            initializer.raw_data = values.tobytes()
+            initializer.raw_data = _to_numpy(tensors[name]).tobytes()
         serialized: bytes = self._proto.SerializeToString()
         return serialized
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import os
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.save_util import load_from_zip_file
 
+from sb3_clanker.artifact import pair_with_zip
 from sb3_clanker.errors import CheckpointError, MissingDependencyError, MissingFileError, OptionError
 
 
@@ -57,6 +59,14 @@ ALGORITHMS: Mapping[str, _Algorithm] = {
 }
 """Every algorithm by the name that ``--algo`` takes, which is RL Zoo's."""
 
+_WITHOUT_BUFFER: Mapping[str, Any] = {
+    "buffer_size": 1,
+    "optimize_memory_usage": False,
+    "replay_buffer_class": None,
+    "replay_buffer_kwargs": {},
+}
+"""A policy needs no replay buffer, which may be of many gigabytes, or need an environment (HER)."""
+
 _SAME_ACTOR = {frozenset({"td3", "ddpg"}): "td3"}
 """Algorithms that no file can tell apart, and that share policy and actor to the last line."""
 
@@ -77,7 +87,7 @@ def load_algorithm(path: str | Path, algo: str | None = None) -> BaseAlgorithm:
     data = _read(path)
     cls = _import_class(algo or _recognise(path, data))
     try:
-        return cls.load(path, device="cpu")
+        return cls.load(path, device="cpu", custom_objects=dict(_WITHOUT_BUFFER))
     except Exception as error:  # whatever the file makes Stable-Baselines3 raise
         raise CheckpointError(
             path, f"{cls.__name__} cannot load it ({type(error).__name__}: {error})", "Is it of another algorithm?"
@@ -92,16 +102,27 @@ def holds_policy_of(path: Path, model: BaseAlgorithm) -> bool:
     except Exception:  # anything else than a readable .zip is not the file of this model
         return False
     live = model.policy.state_dict()
-    return set(saved) == set(live) and all(th.equal(saved[name], live[name].cpu()) for name in live)
+    return (
+        isinstance(saved, dict)
+        and set(saved) == set(live)
+        and all(isinstance(saved[name], th.Tensor) and th.equal(saved[name], live[name].cpu()) for name in live)
+    )
 
 
 def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
+    if not os.path.isfile(path):  # noqa: PTH113 - false, not an error, for a name that no file can have
         raise MissingFileError(path, ".zip of Stable-Baselines3")
-    if not zipfile.is_zipfile(path):
-        raise CheckpointError(path, "this is not a zip file, or it is damaged", "Save the model again.")
+    pair_with_zip(path)  # refuses what is no whole zip file
     try:
         data, _, _ = load_from_zip_file(path, device="cpu")
+    except ImportError as error:
+        if (error.name or "").split(".")[0] == "sb3_contrib":
+            raise _missing_contrib("The algorithm in this file") from error
+        raise CheckpointError(
+            path,
+            f"it needs a module that cannot be imported ({error})",
+            "Run where the policy's class can be imported.",
+        ) from error
     except Exception as error:  # whatever a damaged member makes zipfile, json, pickle or torch raise
         raise CheckpointError(
             path, f"it is damaged ({type(error).__name__}: {error})", "Save the model again."
@@ -137,7 +158,9 @@ def _import_class(name: str) -> type[BaseAlgorithm]:
     try:
         cls: type[BaseAlgorithm] = getattr(importlib.import_module(module), attribute)
     except ImportError as error:
-        raise MissingDependencyError(
-            "sb3-contrib", f"The algorithm {attribute}", "pip install 'sb3-clanker[contrib]'"
-        ) from error
+        raise _missing_contrib(f"The algorithm {attribute}") from error
     return cls
+
+
+def _missing_contrib(purpose: str) -> MissingDependencyError:
+    return MissingDependencyError("sb3-contrib", purpose, "pip install 'sb3-clanker[contrib]'")

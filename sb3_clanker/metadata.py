@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from sb3_clanker.consistency import contradictions
 from sb3_clanker.container import MalformedContainerError, join_container, split_container
 from sb3_clanker.errors import (
     MetadataError,
@@ -62,6 +64,25 @@ class NormalizationRecord:
     keys: tuple[str, ...] = ()
     clip_obs: float | None = None
     epsilon: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameStackRecord:
+    """Frames that an observation consists of; a consumer stacks them itself, the newest last.
+
+    :ivar key: the key of a Dict space, None for any other
+    :ivar n_stack: how many frames
+    :ivar axis: along which axis of one observation, counted from the last
+    :ivar padding: what stands in place of frames before the first of an episode: one raw value for all elements of a
+        frame, or one for each in row-major order
+    :ivar padding_error: how far the padding, normalized in float32, is from the exact zero of the training
+    """
+
+    key: str | None
+    n_stack: int
+    axis: int
+    padding: float | tuple[float, ...]
+    padding_error: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +166,9 @@ class PolicyMetadata:
     :ivar opset_version: ONNX opset of the graph
     :ivar ir_version: ONNX IR version of the file
     :ivar normalization: VecNormalize, as it stands in the graph
+    :ivar frame_stacks: frames that observations consist of, empty where they are not stacked by VecFrameStack
+    :ivar environment: class names of the training environment and its wrappers, outermost first
+    :ivar control_period: seconds from one action to the next, None where the caller gave none
     :ivar training: how far training was
     :ivar provenance: where the file comes from
     :ivar cross_check: what the proof measured
@@ -164,6 +188,9 @@ class PolicyMetadata:
     opset_version: int
     ir_version: int
     normalization: NormalizationRecord
+    frame_stacks: tuple[FrameStackRecord, ...] = ()
+    environment: tuple[str, ...] = ()
+    control_period: float | None = None
     training: TrainingRecord
     provenance: Provenance
     cross_check: CrossCheckRecord | None = None
@@ -195,7 +222,7 @@ def check_entries(entries: object) -> Mapping[str, str]:
     :raises ReservedMetadataKeyError: a key is kept for the format
     """
     if not isinstance(entries, Mapping) or not all(
-        isinstance(key, str) and key and isinstance(value, str) for key, value in entries.items()
+        _is_text(key) and key and _is_text(value) for key, value in entries.items()
     ):
         raise OptionError("metadata", entries, "a mapping of non-empty strings to strings")
     for key in entries:
@@ -236,7 +263,7 @@ def read_file(path: Path) -> bytes:
 
     :raises MissingFileError: there is no such file
     """
-    if not path.is_file():
+    if not os.path.isfile(path):  # noqa: PTH113 - false, not an error, for a name that no file can have
         raise MissingFileError(path, "policy file")
     return path.read_bytes()
 
@@ -255,6 +282,10 @@ def parse(data: bytes, path: Path | None = None) -> PolicyMetadata:
     metadata = _decode(record, {key: value for key, value in entries.items() if key not in CONTRACT_KEYS}, path)
     if metadata.digest != _digest(body, record.replace(metadata.digest, "", 1)):
         raise PolicyFileError(path, "the file was changed or damaged after it was proven. Export the policy again.")
+    if problems := contradictions(
+        metadata.observation_space, metadata.action_space, metadata.inputs, metadata.outputs, metadata.predict_dtype
+    ):
+        raise MetadataError(path, problems)
     expected = contract_entries(metadata)
     problems = [
         f"{key}: expected {expected[key]!r}, got {entries.get(key)!r}"
@@ -264,6 +295,11 @@ def parse(data: bytes, path: Path | None = None) -> PolicyMetadata:
     if problems:
         raise MetadataError(path, problems)
     return metadata
+
+
+def _is_text(value: object) -> bool:
+    """Whether a value is a string that UTF-8 can carry."""
+    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def _encode(metadata: PolicyMetadata) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,8 @@ from numpy.typing import NDArray
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
+
+from sb3_clanker.environment import FrameStack
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,19 +38,31 @@ class Statistics:
         return np.asarray(np.sqrt(self.variance + self.epsilon))
 
 
-def collect_statistics(vec_normalize: VecNormalize | None) -> dict[str | None, Statistics]:
+def collect_statistics(
+    vec_normalize: VecNormalize | None, stacks: Mapping[str | None, FrameStack] = MappingProxyType({})
+) -> dict[str | None, Statistics]:
     """The statistics of each observation that is normalized, by its key in a Dict space, or under None.
 
     Empty where there is no VecNormalize, or where it leaves observations alone (``norm_obs=False``).
+
+    :param stacks: how frames are stacked; where that happens after VecNormalize, its statistics are repeated
     """
     if vec_normalize is None or not vec_normalize.norm_obs:
         return {}
     running: Any = vec_normalize.obs_rms  # a dict for a Dict space, whatever its annotation says
     by_key: dict[str | None, RunningMeanStd] = running if isinstance(running, dict) else {None: running}
+
+    def repeated(values: NDArray[np.float64], key: str | None) -> NDArray[np.float64]:
+        stack = stacks.get(key)
+        values = np.array(values, dtype=np.float64)
+        if stack is None or not stack.after_normalization:
+            return values
+        return np.concatenate([values] * stack.n_stack, axis=stack.axis)
+
     return {
         key: Statistics(
-            mean=np.array(rms.mean, dtype=np.float64),
-            variance=np.array(rms.var, dtype=np.float64),
+            mean=repeated(rms.mean, key),
+            variance=repeated(rms.var, key),
             epsilon=float(vec_normalize.epsilon),
             clip_obs=float(vec_normalize.clip_obs),
         )
@@ -81,3 +97,8 @@ class Normalize(nn.Module):
         """Normalize raw observations, float32 of shape (batch, *shape)."""
         centered = (observation - self.mean_high) - self.mean_low
         return th.minimum(th.maximum(centered / self.deviation, -self.clip_obs), self.clip_obs)
+
+    def of_zero(self) -> tuple[NDArray[np.float32], float]:
+        """The raw observation that is normalized to zero, and how far from zero float32 leaves it."""
+        raw = self.mean_high.numpy()
+        return raw, float(np.abs(self(th.as_tensor(raw)).numpy()).max(initial=0.0))

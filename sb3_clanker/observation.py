@@ -6,20 +6,25 @@ One input for each leaf of the observation space. uint8 for images, float32 for 
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space
 from torch import nn
 
-from sb3_clanker.errors import NormalizationError
+from sb3_clanker.errors import NormalizationError, PrecisionWarning
 from sb3_clanker.normalization import Normalize, Statistics
 from sb3_clanker.tensors import BATCH, Layout, TensorSpec
 
 OBSERVATION = "obs"
 RESERVED_NAMES = ("action", "action_masks", "h_in", "c_in", "h_out", "c_out", "episode_start", OBSERVATION)
+
+_LARGEST_LOSS = 1e-3
+"""Rounding that is worth a warning, in standard deviations."""
 
 _PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -76,6 +81,22 @@ def observation_inputs(
     _check_statistics(statistics, leaves)
     names = _input_names(leaves)
     return [ObservationInput(key, names[key], leaf, statistics.get(key), channels_last) for key, leaf in leaves.items()]
+
+
+def warn_of_lost_precision(space: spaces.Space[Any], statistics: Mapping[str | None, Statistics]) -> None:
+    """Warn where float64 observations lie so far from zero, for how little they vary, that float32 cannot tell them."""
+    for key, leaf in leaf_spaces(space).items():
+        if key in statistics and isinstance(leaf, spaces.Box) and leaf.dtype == np.float64:
+            of_key = statistics[key]
+            lost = float((np.spacing(np.abs(of_key.mean).astype(np.float32)) / 2 / of_key.deviation).max(initial=0.0))
+            if lost > _LARGEST_LOSS:
+                where = "The observation" if key is None else f"The observation key {key!r}"
+                warnings.warn(
+                    f"{where} is float64 and lies so far from zero that float32, the type of the file's input, rounds "
+                    f"it by {lost:.1g} of its standard deviation. Subtract a constant in the environment.",
+                    PrecisionWarning,
+                    stacklevel=4,
+                )
 
 
 def leaf_spaces(space: spaces.Space[Any]) -> dict[str | None, spaces.Space[Any]]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from sb3_clanker.errors import OptionError, UnsupportedOpsetError
 from sb3_clanker.metadata import check_entries
 
 SUPPORTED_OPSETS = range(17, 24)
+
+Labels: TypeAlias = Sequence[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +28,12 @@ class ExportOptions:
         of the space; None (the default) chooses by the size of the network
     :param channels_last: whether the file takes images as height, width, channels, as cameras give them; by default it
         takes them as channels, height, width, as Stable-Baselines3 trains on them
+    :param observation_names: names of the components of an observation, for those who wire a robot: one for each
+        element of a Box, for each category of a Discrete space; of a Dict space, a mapping of such by key
+    :param observation_units: the same for units
+    :param action_names: names of the components of an action, likewise
+    :param action_units: the same for units
+    :param control_period: seconds from one action to the next
     :param metadata: the caller's own entries, stored in the file as flat keys
     :raises OptionError: a value is out of its range
     :raises UnsupportedOpsetError: ``opset_version`` is not one of the supported
@@ -39,6 +48,11 @@ class ExportOptions:
     rtol: float = 1e-5
     n_samples: int | None = None
     channels_last: bool = False
+    observation_names: Labels | Mapping[str, Labels] | None = None
+    observation_units: Labels | Mapping[str, Labels] | None = None
+    action_names: Labels | None = None
+    action_units: Labels | None = None
+    control_period: float | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -52,4 +66,26 @@ class ExportOptions:
             raise OptionError("n_samples", self.n_samples, "a positive integer, or None")
         if not isinstance(self.channels_last, bool):
             raise OptionError("channels_last", self.channels_last, "True or False")
+        period = self.control_period
+        if period is not None and (
+            isinstance(period, bool) or not isinstance(period, (int, float)) or not 0 < period < float("inf")
+        ):
+            raise OptionError("control_period", period, "a positive number of seconds, or None")
+        for option in ("observation_names", "observation_units", "action_names", "action_units"):
+            object.__setattr__(self, option, _check_labels(option, getattr(self, option)))
         object.__setattr__(self, "metadata", dict(check_entries(self.metadata)))
+
+
+def _check_labels(option: str, labels: object) -> Labels | dict[str, Labels] | None:
+    """Labels are a sequence of strings, or for observations a mapping of such by key; kept as tuples."""
+    if labels is None:
+        return None
+    if isinstance(labels, Mapping) and option.startswith("observation"):
+        return {str(key): _check_sequence(option, of_key) for key, of_key in labels.items()}
+    return _check_sequence(option, labels)
+
+
+def _check_sequence(option: str, labels: object) -> Labels:
+    if isinstance(labels, str) or not isinstance(labels, Sequence) or not all(isinstance(item, str) for item in labels):
+        raise OptionError(option, labels, "a sequence of strings")
+    return tuple(labels)

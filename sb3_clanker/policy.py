@@ -22,6 +22,7 @@ Observation: TypeAlias = Array | Mapping[str, Array]
 State: TypeAlias = tuple[Array, ...]
 
 _Encoded: TypeAlias = tuple[dict[str, Array], bool]
+_ONNX_TYPES = {"float32": "tensor(float)", "uint8": "tensor(uint8)", "bool": "tensor(bool)"}
 
 
 class OnnxPolicy:
@@ -63,6 +64,7 @@ class OnnxPolicy:
     def _load(self, data: bytes, metadata: PolicyMetadata, path: Path | None) -> None:
         self.metadata = metadata
         self._session = _open_session(data, path)
+        _check_signature(self._session, metadata, path)
         self._encode = _encoder(metadata)
         self._encode_further = _further_encoder(metadata)
         self._decode = _decoder(metadata)
@@ -128,6 +130,18 @@ def _open_session(data: bytes, path: Path | None) -> onnxruntime.InferenceSessio
         raise PolicyFileError(path, f"onnxruntime cannot load it: {error}") from error
 
 
+def _check_signature(session: onnxruntime.InferenceSession, metadata: PolicyMetadata, path: Path | None) -> None:
+    """Hold the record against the graph; a digest tells damage, not a record that was made up."""
+    for kind, values, specs in (
+        ("inputs", session.get_inputs(), metadata.inputs),
+        ("outputs", session.get_outputs(), metadata.outputs),
+    ):
+        found = [(value.name, value.type, tuple(value.shape)) for value in values]
+        expected = [(spec.name, _ONNX_TYPES.get(spec.dtype), spec.shape) for spec in specs]
+        if found != expected:
+            raise PolicyFileError(path, f"the {kind} of the graph are {found}, and the record says {expected}.")
+
+
 def _encoder(metadata: PolicyMetadata) -> Callable[[Observation], _Encoded]:
     """What turns an observation into the inputs of the graph, decided once."""
     space = metadata.observation_space
@@ -139,14 +153,16 @@ def _encoder(metadata: PolicyMetadata) -> Callable[[Observation], _Encoded]:
 
     def encode(observation: Observation) -> _Encoded:
         if not isinstance(observation, Mapping) or set(observation) != set(leaves):
-            got = sorted(observation) if isinstance(observation, Mapping) else type(observation).__name__
+            got = sorted(map(str, observation)) if isinstance(observation, Mapping) else type(observation).__name__
             raise ObservationError(f"The observation must be a mapping with the keys {sorted(leaves)}, got {got}.")
         feed: dict[str, Array] = {}
         batched = False
         for key, encode_leaf in leaves.items():
-            leaf, leaf_batched = encode_leaf(observation[key])
+            leaf, batched = encode_leaf(observation[key])
             feed.update(leaf)
-            batched |= leaf_batched
+        if len({len(leaf) for leaf in feed.values()}) > 1:
+            sizes = {name: len(leaf) for name, leaf in feed.items()}
+            raise ObservationError(f"The observations of all keys must be equally many, got {sizes}.")
         return feed, batched
 
     return encode
@@ -162,7 +178,12 @@ def _leaf_encoder(spec: TensorSpec, space: LeafSpace) -> Callable[[Any], _Encode
     kinds = "u" if dtype == np.uint8 else "biuf"
 
     def encode(observation: Any) -> _Encoded:
-        array = np.asarray(observation)
+        if isinstance(observation, tuple) and len(observation) == 2 and isinstance(observation[1], Mapping):
+            raise ObservationError("Got a pair of observation and info, as env.reset() returns: pass the observation.")
+        try:
+            array = np.asarray(observation)
+        except ValueError as error:
+            raise ObservationError(f"The observation for input {name!r} is not an array: {error}") from error
         shape = array.shape
         batched = len(shape) != rank
         if (shape[1:] if batched else shape) != single:
@@ -175,7 +196,8 @@ def _leaf_encoder(spec: TensorSpec, space: LeafSpace) -> Callable[[Any], _Encode
         if array.dtype != dtype:
             if array.dtype.kind not in kinds or (kinds == "u" and array.dtype.itemsize > 1):
                 raise ObservationError(f"The observation for input {name!r} must be {dtype}, got {array.dtype}.")
-            array = array.astype(dtype)
+            with np.errstate(over="ignore"):  # infinite in float32, as torch has it
+                array = array.astype(dtype)
         if not batched:
             array = array[None]
         if channels_last:

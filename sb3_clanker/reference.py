@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -18,6 +19,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_clanker.actor import copy_policy
+from sb3_clanker.environment import FrameStack
 from sb3_clanker.probes import Batch, batch_size, take
 
 Prediction: TypeAlias = tuple[NDArray[Any], tuple[NDArray[Any], ...] | None]
@@ -37,10 +39,17 @@ class Reference:
 
     :param model: the algorithm
     :param vec_normalize: the normalization that the policy was trained with, or None
+    :param stacks: how frames are stacked; where that happens after VecNormalize, it gets one frame at a time
     """
 
-    def __init__(self, model: BaseAlgorithm, vec_normalize: VecNormalize | None) -> None:
+    def __init__(
+        self,
+        model: BaseAlgorithm,
+        vec_normalize: VecNormalize | None,
+        stacks: Mapping[str | None, FrameStack] = MappingProxyType({}),
+    ) -> None:
         self._model, self._vec_normalize = model, vec_normalize
+        self._stacks = {key: stack for key, stack in stacks.items() if stack.after_normalization}
         on_cpu = model.policy.device.type == "cpu"
         self._predictor: BaseAlgorithm | BasePolicy = model if on_cpu else copy_policy(model.policy)
 
@@ -77,8 +86,26 @@ class Reference:
 
     def _act(self, predictor: BaseAlgorithm | BasePolicy, observation: Batch, context: Mapping[str, Any]) -> Prediction:
         if self._vec_normalize is not None:
-            observation = self._vec_normalize.normalize_obs(observation)
+            observation = self._normalize(observation, self._vec_normalize)
         return predictor.predict(observation, deterministic=True, **context)
+
+    def _normalize(self, observation: Batch, vec_normalize: VecNormalize) -> Batch:
+        if not self._stacks:
+            return vec_normalize.normalize_obs(observation)
+        n_stack = next(iter(self._stacks.values())).n_stack
+        if isinstance(observation, dict):
+            split = {key: np.split(value, n_stack, self._stacks[key].axis) for key, value in observation.items()}
+            frames: list[Any] = [
+                vec_normalize.normalize_obs({key: parts[index] for key, parts in split.items()})
+                for index in range(n_stack)
+            ]
+            return {
+                key: np.concatenate([frame[key] for frame in frames], axis=self._stacks[key].axis)
+                for key in observation
+            }
+        axis = self._stacks[None].axis
+        frames = [vec_normalize.normalize_obs(frame) for frame in np.split(observation, n_stack, axis)]
+        return np.concatenate(frames, axis=axis)
 
 
 def seen_observations(model: BaseAlgorithm, vec_normalize: VecNormalize | None, limit: int) -> Batch | None:

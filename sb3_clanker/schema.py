@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import reprlib
 import types
 import typing
 from typing import Any, Literal, TypeVar
@@ -24,6 +25,10 @@ _SCALARS: dict[object, str] = {
     bool: "true or false",
     type(None): "null",
 }
+
+
+_REPR = reprlib.Repr()
+_REPR.maxlevel, _REPR.maxstring, _REPR.maxother = 3, 60, 60
 
 
 class MismatchError(Exception):
@@ -61,7 +66,7 @@ def _read(annotation: Any, value: object, path: str, problems: list[str]) -> obj
         if origin in (typing.Union, types.UnionType):
             return _read(_choose(arguments, value), value, path, problems)
         if origin is Literal:
-            _require(value in arguments and type(value) in map(type, arguments), _alternatives(arguments), value)
+            _require(_is_member(annotation, value), _describe(annotation), value)
             return value
         if origin is tuple:
             _require(isinstance(value, list), "a list", value)
@@ -74,10 +79,13 @@ def _read(annotation: Any, value: object, path: str, problems: list[str]) -> obj
         if dataclasses.is_dataclass(annotation):
             return _read_dataclass(annotation, value, path, problems)
         _require(_is_scalar(annotation, value), _SCALARS[annotation], value)
+        return float(typing.cast("float", value)) if annotation is float else value
+    except OverflowError:
+        problems.append(f"{path or 'record'}: expected a number of the size of a float64, got a larger one")
+        return None
     except MismatchError as mismatch:
         problems.append(f"{path or 'record'}: {mismatch}")
         return None
-    return float(typing.cast("float", value)) if annotation is float else value
 
 
 def _read_dataclass(cls: Any, value: object, path: str, problems: list[str]) -> object:
@@ -112,10 +120,17 @@ def _choose(alternatives: tuple[Any, ...], value: object) -> Any:
         elif typing.get_origin(alternative) is tuple:
             if isinstance(value, list):
                 return alternative
+        elif typing.get_origin(alternative) is Literal:
+            if _is_member(alternative, value):
+                return alternative
         elif alternative in _SCALARS and _is_scalar(alternative, value):
             return alternative
     found = {"type": value.get("type")} if isinstance(value, dict) else value
     raise MismatchError(f"expected {' or '.join(map(_describe, alternatives))}, got {_short(found)}")
+
+
+def _is_member(literal: Any, value: object) -> bool:
+    return any(type(member) is type(value) and member == value for member in typing.get_args(literal))
 
 
 def _is_scalar(annotation: object, value: object) -> bool:
@@ -134,13 +149,10 @@ def _require(fits: bool, expected: str, value: object) -> None:
 def _describe(annotation: Any) -> str:
     if annotation in _SCALARS:
         return _SCALARS[annotation]
+    if typing.get_origin(annotation) is Literal:
+        return " or ".join(repr(member) for member in typing.get_args(annotation))
     return "a list" if typing.get_origin(annotation) is tuple else str(annotation.__name__)
 
 
-def _alternatives(values: tuple[object, ...]) -> str:
-    return " or ".join(repr(value) for value in values)
-
-
 def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return _REPR.repr(value)

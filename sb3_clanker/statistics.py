@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pickle
 import warnings
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import TypeAlias
@@ -13,9 +14,10 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_clanker.artifact import pair_with_file, statistics_candidates
+from sb3_clanker.environment import FrameStack, frame_stacks
 from sb3_clanker.errors import MissingFileError, NormalizationError, OptionError, UnknownNormalizationWarning
 from sb3_clanker.metadata import NormalizationRecord, PairedFile
-from sb3_clanker.normalization import collect_statistics
+from sb3_clanker.normalization import Statistics, collect_statistics
 
 NormalizationSource: TypeAlias = VecNormalize | str | PathLike[str] | None
 """A VecNormalize, the path of saved statistics, ``"auto"``, or None for certainly none."""
@@ -28,15 +30,21 @@ class Normalization:
     :ivar vec_normalize: the wrapper, or None
     :ivar known: whether it is certain (False: nothing told)
     :ivar file: the file that the statistics were read from, None where they are live
+    :ivar stacks: how frames are stacked, by key or under None
     """
 
     vec_normalize: VecNormalize | None
     known: bool = True
     file: PairedFile | None = None
+    stacks: Mapping[str | None, FrameStack] = field(default_factory=dict)
+
+    def statistics(self) -> dict[str | None, Statistics]:
+        """What VecNormalize knows, by key or under None; empty where observations stay raw."""
+        return collect_statistics(self.vec_normalize, self.stacks)
 
     def record(self) -> NormalizationRecord:
         """What stands in the metadata."""
-        statistics = collect_statistics(self.vec_normalize)
+        statistics = self.statistics()
         if not statistics:
             return NormalizationRecord(status="none" if self.known else "unknown")
         first = next(iter(statistics.values()))
@@ -60,21 +68,23 @@ def resolve_normalization(
     :raises MissingFileError: the statistics that were named are not there
     :raises NormalizationError: the file holds no statistics
     """
+    env = model.get_env()
+    stacks = frame_stacks(env)
     if source is None or isinstance(source, VecNormalize):
-        return Normalization(vec_normalize=source)
+        return Normalization(vec_normalize=source, stacks=stacks)
     if source != "auto":
         if not isinstance(source, (str, PathLike)):
             raise OptionError("vec_normalize", source, '"auto", a VecNormalize, the path of saved statistics, or None')
-        return _from_file(Path(source))
-    if model.get_env() is not None:
-        return Normalization(vec_normalize=model.get_vec_normalize_env())
+        return _from_file(Path(source), stacks)
+    if env is not None:
+        return Normalization(vec_normalize=model.get_vec_normalize_env(), stacks=stacks)
     for candidate in statistics_candidates(zip_path) if zip_path else ():
         if candidate.is_file():
-            return _from_file(candidate)
+            return _from_file(candidate, stacks)
     warnings.warn(
         "It is unknown whether this policy was trained with VecNormalize: the model has no environment, and no "
-        "statistics lie beside its .zip. The file will expect observations as the policy saw them. Pass "
-        "vec_normalize=, the path of the statistics, or None if there were none.",
+        "statistics lie beside its .zip. The file will expect observations as the policy saw them. Name the "
+        "statistics, or say that there were none (vec_normalize= in Python, --vecnormalize on the command line).",
         UnknownNormalizationWarning,
         stacklevel=3,
     )
@@ -105,5 +115,5 @@ def load_statistics(path: Path) -> VecNormalize:
     return loaded
 
 
-def _from_file(path: Path) -> Normalization:
-    return Normalization(vec_normalize=load_statistics(path), file=pair_with_file(path))
+def _from_file(path: Path, stacks: Mapping[str | None, FrameStack]) -> Normalization:
+    return Normalization(vec_normalize=load_statistics(path), file=pair_with_file(path), stacks=stacks)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -170,9 +170,9 @@ def to_gymnasium(space: ObservationSpace) -> spaces.Space[object]:
     elif isinstance(space, BoxSpace):
         low, high = bounds(space)
         dtype = np.dtype(space.dtype).type
-        built = spaces.Box(low.astype(dtype), high.astype(dtype), space.shape, dtype)
+        built = spaces.Box(_cast(low, dtype), _cast(high, dtype), space.shape, dtype)
     elif isinstance(space, DiscreteSpace):
-        built = spaces.Discrete(space.n)
+        built = spaces.Discrete(space.n, dtype=np.dtype(space.dtype).type)
     elif isinstance(space, MultiDiscreteSpace):
         built = spaces.MultiDiscrete(np.array(space.nvec), dtype=np.dtype(space.dtype).type)
     else:
@@ -186,6 +186,15 @@ def _pack(bound: NDArray[np.generic], role: str) -> Bound:
     if role == "observation" and len(set(values)) == 1:
         return values[0]
     return tuple(values)
+
+
+def _cast(bound: NDArray[np.float64], dtype: type[Any]) -> NDArray[Any]:
+    """Bounds in the type of their space; the largest integers of 64 bits are none of float64."""
+    if np.dtype(dtype).kind not in "iu":
+        return bound.astype(dtype)
+    limits = np.iinfo(dtype)
+    cast = [min(max(int(max(min(value, 2.0**64), -(2.0**64))), limits.min), limits.max) for value in bound.flat]
+    return np.array(cast, dtype=dtype).reshape(bound.shape)
 
 
 def _unpack(bound: Bound, shape: tuple[int, ...], unbounded: float) -> NDArray[np.float64]:

@@ -102,7 +102,6 @@ def test_every_alternative_of_a_union_survives_a_round_trip(changes: dict[str, A
 
 
 def test_a_literal_within_a_union_survives_a_round_trip() -> None:
-    # BUG: the module says that Literal may stand in a union, and _choose() knows scalars, lists and dataclasses alone
     assert read(ChoiceOrNull, {"choice": None}) == (ChoiceOrNull(choice=None), [])
     assert read(ChoiceOrNull, {"choice": "a"}) == (ChoiceOrNull(choice="a"), [])
 
@@ -121,11 +120,9 @@ def test_a_whole_number_is_read_as_a_float_where_a_float_belongs() -> None:
 
 
 def test_a_number_too_large_for_a_float_is_a_problem() -> None:
-    # BUG: float() of such a number raises OverflowError, which leaves from_json
     value, problems = read(Everything, document(real=10**400))
     assert value is None
-    assert len(problems) == 1
-    assert problems[0].startswith("real: expected a number, got 1000")
+    assert problems == ["real: expected a number of the size of a float64, got a larger one"]
 
 
 @pytest.mark.parametrize(
@@ -229,4 +226,4 @@ def test_problems_of_others_are_kept_and_spoil_nothing() -> None:
 
 def test_a_long_value_is_cut_in_the_message() -> None:
     _, problems = read(Everything, document(whole="x" * 1000))
-    assert problems == [f"whole: expected an integer, got '{'x' * 56}..."]
+    assert problems == [f"whole: expected an integer, got '{'x' * 27}...{'x' * 28}'"]

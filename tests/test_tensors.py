@@ -118,8 +118,6 @@ def test_a_dict_has_its_leaves_in_json() -> None:
     )
 
 
-# BUG: "Discrete int32" comes back as int64: to_gymnasium() drops the dtype of a Discrete space
-# BUG: "Box unbounded int64": its bounds, those of int64, pass through float64, which turns the upper one into 2**63
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize("name", LEAVES)
 def test_a_space_comes_back_equal(name: str, role: Literal["observation", "action"]) -> None:

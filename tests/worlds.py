@@ -22,7 +22,7 @@ MATRIX_ACTION = spaces.Box(-1.0, 1.0, (2, 3), np.float32)
 SMALL_NET = {"net_arch": [16, 16]}
 
 _OFF_POLICY = {"SAC", "TD3", "DDPG", "TQC", "CrossQ", "DQN", "QRDQN"}
-_ON_POLICY = {"PPO", "A2C", "TRPO"}
+_ON_POLICY = {"PPO", "A2C", "TRPO", "MaskablePPO", "RecurrentPPO"}
 
 
 class SpacesEnv(gym.Env[Any, Any]):
@@ -40,6 +40,18 @@ class SpacesEnv(gym.Env[Any, Any]):
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         self._steps += 1
         return self._observe(), float(self.np_random.normal()), False, self._steps >= 20, {}
+
+    def compute_reward(self, achieved_goal: Any, desired_goal: Any, info: Any) -> Any:
+        """The reward of a goal environment, which HER computes anew."""
+        return -np.linalg.norm(achieved_goal - desired_goal, axis=-1)
+
+    def action_masks(self) -> np.ndarray:
+        """At least the first choice of each dimension is allowed, others by chance."""
+        space = self.action_space
+        dims = (
+            [space.n] if isinstance(space, spaces.Discrete) else getattr(space, "nvec", [2] * (space.shape or (1,))[0])
+        )
+        return np.concatenate([[True, *(self.np_random.random(dim - 1) < 0.5)] for dim in dims]).astype(bool)
 
     def _observe(self) -> Any:
         return draw(self.observation_space, self.np_random)
@@ -80,6 +92,7 @@ def make_model(
     n_envs: int = 1,
     normalize: bool = False,
     policy: str = "MlpPolicy",
+    env: VecEnv | None = None,
     **kwargs: Any,
 ) -> BaseAlgorithm:
     """A small algorithm that is quick to train, with weights spread so that actions saturate and differ."""
@@ -88,23 +101,25 @@ def make_model(
         kwargs = {"buffer_size": 500, "learning_starts": 20, "batch_size": 16} | kwargs
     elif name in _ON_POLICY:
         kwargs = {"n_steps": 16} | kwargs
-    if name in {"PPO", "TRPO"}:
+    if name in _ON_POLICY - {"A2C"}:
         kwargs = {"batch_size": 16} | kwargs
     if name == "ARS":
         kwargs = {"n_delta": 2} | kwargs
-    kwargs["policy_kwargs"] = SMALL_NET | kwargs.get("policy_kwargs", {})
-    env = make_env(observation_space, action_space, n_envs=n_envs, normalize=normalize)
+    net = SMALL_NET | ({"lstm_hidden_size": 16} if name == "RecurrentPPO" else {})
+    kwargs["policy_kwargs"] = net | kwargs.get("policy_kwargs", {})
+    env = env or make_env(observation_space, action_space, n_envs=n_envs, normalize=normalize)
     model: BaseAlgorithm = algorithm(policy, env, device="cpu", seed=0, **kwargs)
     spread(model)
     return model
 
 
-def spread(model: BaseAlgorithm, scale: float = 0.5, seed: int = 0) -> None:
-    """Give every weight a random part, biases of the last layers most: actions leave their bounds."""
+def spread(model: BaseAlgorithm, scale: float = 1.0, seed: int = 0) -> None:
+    """Give every weight a random part, as large as its layer bears: actions leave their bounds, and differ."""
     generator = th.Generator().manual_seed(seed)
     with th.no_grad():
         for parameter in model.policy.parameters():
-            parameter.add_(scale * th.randn(parameter.shape, generator=generator))
+            fan_in = parameter[0].numel() if parameter.dim() > 1 else 4
+            parameter.add_(scale * th.randn(parameter.shape, generator=generator) / fan_in**0.5)
 
 
 def predict_raw(model: BaseAlgorithm, observation: Any, vec_normalize: VecNormalize | None = None) -> np.ndarray:

@@ -1,0 +1,88 @@
+"""What wraps an environment: frames that are stacked, and what no file can fold in.
+
+Read from the wrappers themselves; no environment is stepped or reset.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack, VecNormalize
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvWrapper
+from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
+
+from sb3_clanker.errors import InnerNormalizationWarning
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameStack:
+    """How the frames of one observation are stacked.
+
+    :ivar n_stack: how many
+    :ivar axis: along which axis, counted from the last
+    :ivar after_normalization: whether VecNormalize came first, so that it knows single frames
+    """
+
+    n_stack: int
+    axis: int
+    after_normalization: bool
+
+
+def wrapper_names(env: VecEnv | None) -> tuple[str, ...]:
+    """Class names of an environment and its wrappers, outermost first; those of a subprocess end at its border."""
+    if env is None:
+        return ()
+    chain: list[object] = list(_vec_chain(env))
+    if isinstance(chain[-1], DummyVecEnv):
+        chain += _gym_chain(chain[-1].envs[0])
+    return tuple(type(wrapper).__name__ for wrapper in chain)
+
+
+def frame_stacks(env: VecEnv | None) -> dict[str | None, FrameStack]:
+    """How frames are stacked by VecFrameStack, by key of a Dict space or under None."""
+    chain = list(_vec_chain(env)) if env is not None else []
+    for position, wrapper in enumerate(chain):
+        if isinstance(wrapper, VecFrameStack):
+            normalized_before = any(isinstance(inner, VecNormalize) for inner in chain[position:])
+            stacked: Any = wrapper.stacked_obs
+            by_key = getattr(stacked, "sub_stacked_observations", {None: stacked})
+            return {key: _frame_stack(of_key, normalized_before) for key, of_key in by_key.items()}
+    return {}
+
+
+def warn_of_inner_normalization(env: VecEnv | None) -> None:
+    """Warn where gymnasium normalizes observations inside the environment: its statistics cannot be read from here."""
+    if env is not None and any(env.env_is_wrapped(gym.wrappers.NormalizeObservation)):
+        warnings.warn(
+            "The environment normalizes its observations itself (gymnasium's NormalizeObservation). That cannot be "
+            "folded into the file, which will expect observations normalized in the same way. Use Stable-Baselines3's "
+            "VecNormalize in its place.",
+            InnerNormalizationWarning,
+            stacklevel=3,
+        )
+
+
+def _frame_stack(stacked: StackedObservations[Any], normalized_before: bool) -> FrameStack:
+    axis = stacked.repeat_axis
+    rank = len(stacked.stacked_shape)
+    return FrameStack(
+        n_stack=stacked.n_stack, axis=axis if axis < 0 else axis - rank, after_normalization=normalized_before
+    )
+
+
+def _vec_chain(env: VecEnv) -> Iterator[VecEnv]:
+    yield env
+    while isinstance(env, VecEnvWrapper):
+        env = env.venv
+        yield env
+
+
+def _gym_chain(env: gym.Env[Any, Any]) -> Iterator[gym.Env[Any, Any]]:
+    yield env
+    while isinstance(env, gym.Wrapper):
+        env = env.env
+        yield env

@@ -1,0 +1,218 @@
+"""Every error is a ClankerError and the built-in that it refines, and says what is wrong in words that are pinned."""
+
+from __future__ import annotations
+
+import builtins
+import inspect
+from pathlib import Path
+
+import pytest
+
+from sb3_clanker import errors
+from sb3_clanker.errors import (
+    CheckpointError,
+    ClankerError,
+    ClankerWarning,
+    MetadataError,
+    MissingDependencyError,
+    MissingFileError,
+    NonFiniteWeightsError,
+    OptionError,
+    PolicyFileError,
+    PublicationError,
+    ReservedMetadataKeyError,
+    SchemaVersionError,
+    StochasticActionError,
+    UnknownNormalizationWarning,
+    UnsupportedOpsetError,
+    UnsupportedPolicyError,
+    UnsupportedSpaceError,
+    ValidationError,
+)
+from sb3_clanker.validation import ValidationReport
+
+_BUILTINS = {value for value in vars(builtins).values() if inspect.isclass(value) and issubclass(value, Exception)}
+_OWN = [
+    value
+    for _, value in inspect.getmembers(errors, inspect.isclass)
+    if value.__module__ == errors.__name__ and issubclass(value, Exception)
+]
+_ERRORS = [cls for cls in _OWN if not issubclass(cls, Warning) and cls is not ClankerError]
+_WARNINGS = [cls for cls in _OWN if issubclass(cls, Warning)]
+
+_PATH = Path("runs") / "best_model.zip"
+
+
+def test_the_roots_are_one_error_and_one_warning() -> None:
+    assert ClankerError.__bases__ == (Exception,)
+    assert ClankerWarning.__bases__ == (UserWarning,)
+    assert len(_ERRORS) >= 17
+    assert {ClankerWarning, UnknownNormalizationWarning} <= set(_WARNINGS)
+
+
+@pytest.mark.parametrize("cls", _ERRORS)
+def test_every_error_is_a_clanker_error_and_a_builtin(cls: type[Exception]) -> None:
+    assert issubclass(cls, ClankerError)
+    refined = set(cls.__mro__) & _BUILTINS - {Exception}
+    assert refined, f"{cls.__name__} refines no built-in exception"
+    assert not refined & {builtin for builtin in _BUILTINS if issubclass(builtin, Warning)}
+
+
+@pytest.mark.parametrize("cls", _WARNINGS)
+def test_every_warning_is_a_clanker_warning(cls: type[Warning]) -> None:
+    assert issubclass(cls, ClankerWarning)
+    assert not issubclass(cls, ClankerError)
+
+
+@pytest.mark.parametrize(
+    ("error", "builtin", "message"),
+    [
+        (
+            OptionError("atol", -1, "a number of at least 0"),
+            ValueError,
+            "atol=-1 cannot be used: expected a number of at least 0.",
+        ),
+        (
+            OptionError("on_error", "ignore", '"warn" or "raise"'),
+            ValueError,
+            'on_error=\'ignore\' cannot be used: expected "warn" or "raise".',
+        ),
+        (
+            ReservedMetadataKeyError("recurrent", ["action_space", "recurrent"]),
+            ValueError,
+            "The metadata key 'recurrent' is reserved. Reserved keys: action_space, recurrent. Choose another name.",
+        ),
+        (
+            MissingDependencyError("sb3-contrib", "The algorithm TQC", "pip install sb3-contrib"),
+            ImportError,
+            "The algorithm TQC needs the package sb3-contrib, which is not installed. "
+            "Install it: pip install sb3-contrib",
+        ),
+        (
+            UnsupportedPolicyError("MyPolicy", "it overrides predict()", "Move that code."),
+            TypeError,
+            "Cannot export MyPolicy: it overrides predict(). Move that code.",
+        ),
+        (
+            UnsupportedSpaceError("action", "Discrete(3, start=1)", "it starts at 1"),
+            ValueError,
+            "Cannot export the action space Discrete(3, start=1): it starts at 1.",
+        ),
+        (
+            CheckpointError(_PATH, "it is damaged", "Save the model again."),
+            ValueError,
+            f"{_PATH}: it is damaged. Save the model again.",
+        ),
+        (
+            MissingFileError(_PATH, "policy file"),
+            FileNotFoundError,
+            f"{_PATH}: there is no such policy file. Check the path.",
+        ),
+        (
+            UnsupportedOpsetError(16, range(17, 24)),
+            ValueError,
+            "Opset 16 is not supported: expected one of 17 to 23.",
+        ),
+        (
+            UnsupportedOpsetError(17, range(17, 24), ["BitwiseNot", "Mish"]),
+            ValueError,
+            "This policy cannot be written in opset 17: it needs BitwiseNot, Mish. Ask for a later opset, up to 23.",
+        ),
+        (
+            NonFiniteWeightsError("policy.action_net.weight"),
+            ValueError,
+            "policy.action_net.weight holds values that are infinite or not a number: training has diverged. "
+            "Go back to the last good checkpoint.",
+        ),
+        (
+            ValidationError("The file failed its proof at the stage runtime: no", ValidationReport()),
+            ValueError,
+            "The file failed its proof at the stage runtime: no",
+        ),
+        (
+            PublicationError(_PATH, "it is a folder"),
+            OSError,
+            f"{_PATH}: cannot be written: it is a folder. Check that the folder exists, is writable and not full.",
+        ),
+        (PolicyFileError(_PATH, "it is too short."), ValueError, f"{_PATH}: it is too short."),
+        (PolicyFileError(None, "they are too short."), ValueError, "these bytes: they are too short."),
+        (
+            MetadataError(_PATH, ["recurrent: missing", "inputs[0].dtype: expected a string, got 3"]),
+            ValueError,
+            f"{_PATH}: the record in the file is damaged:\n"
+            "  recurrent: missing\n"
+            "  inputs[0].dtype: expected a string, got 3",
+        ),
+        (
+            SchemaVersionError(_PATH, 3, 2),
+            ValueError,
+            f"{_PATH}: schema version 3 of the record is unknown, expected 1 to 2. Upgrade sb3-clanker.",
+        ),
+        (
+            SchemaVersionError(_PATH, 0, 2),
+            ValueError,
+            f"{_PATH}: schema version 0 of the record is unknown, expected 1 to 2. Export the policy again.",
+        ),
+        (
+            SchemaVersionError(None, "two", 2),
+            ValueError,
+            "these bytes: schema version 'two' of the record is unknown, expected 1 to 2. Export the policy again.",
+        ),
+        (
+            StochasticActionError(),
+            ValueError,
+            "This file holds the deterministic policy alone: call predict(..., deterministic=True).",
+        ),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, ClankerError) else "",
+)
+def test_a_message_is_built_from_the_facts(error: ClankerError, builtin: type[Exception], message: str) -> None:
+    assert str(error) == message
+    assert isinstance(error, ClankerError)
+    assert isinstance(error, builtin)
+
+
+def test_facts_stay_on_the_error() -> None:
+    option = OptionError("atol", -1, "a number")
+    assert (option.option, option.value) == ("atol", -1)
+    reserved = ReservedMetadataKeyError("recurrent", ["action_space", "recurrent"])
+    assert (reserved.key, reserved.reserved) == ("recurrent", ("action_space", "recurrent"))
+    assert MissingDependencyError("sb3-contrib", "TQC", "pip").package == "sb3-contrib"
+    policy = UnsupportedPolicyError("MyPolicy", "it overrides predict()", "Move it.")
+    assert (policy.got, policy.reason) == ("MyPolicy", "it overrides predict()")
+    space = UnsupportedSpaceError("action", "Text(3)", "no")
+    assert (space.role, space.space) == ("action", "Text(3)")
+    opset = UnsupportedOpsetError(17, [17, 18], ["Mish"])
+    assert (opset.opset_version, opset.operators) == (17, ("Mish",))
+    assert UnsupportedOpsetError(16, [17, 18]).operators == ()
+    assert NonFiniteWeightsError("policy.weight").tensor == "policy.weight"
+    report = ValidationReport()
+    assert ValidationError("no", report).report is report
+    assert MetadataError(_PATH, ["a: missing"]).problems == ("a: missing",)
+    version = SchemaVersionError(None, 3, 2)
+    assert (version.path, version.found, version.known) == (None, 3, 2)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        CheckpointError(_PATH, "it is damaged", "Save it again."),
+        MissingFileError(_PATH, "file"),
+        PublicationError(_PATH, "no"),
+        PolicyFileError(_PATH, "no"),
+        MetadataError(_PATH, ["no"]),
+        SchemaVersionError(_PATH, 3, 2),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_error_of_a_file_names_it_by_path(
+    error: CheckpointError | MissingFileError | PublicationError | PolicyFileError,
+) -> None:
+    assert error.path == _PATH
+    assert str(error).startswith(f"{_PATH}: ")
+
+
+@pytest.mark.parametrize("leaf", [MetadataError(_PATH, ["no"]), SchemaVersionError(_PATH, 3, 2)])
+def test_whatever_is_wrong_with_a_policy_file_is_caught_as_one_error(leaf: PolicyFileError) -> None:
+    with pytest.raises(PolicyFileError, match=r"best_model\.zip"):
+        raise leaf
