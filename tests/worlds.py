@@ -70,7 +70,14 @@ def draw(space: spaces.Space[Any], rng: np.random.Generator, n: int | None = Non
         return rng.integers(0, 2, shape, dtype=np.int8)
     assert isinstance(space, spaces.Box)
     if np.issubdtype(space.dtype, np.integer):
-        return rng.integers(space.low, space.high, shape, dtype=space.dtype, endpoint=True)
+        drawn = rng.integers(space.low, space.high, shape, dtype=space.dtype, endpoint=True)
+        if space.dtype != np.uint8:
+            return drawn
+        batch, image = shape[: -len(space.shape)], space.shape  # images of mere noise look all alike to a network
+        patches = rng.random((*batch, *(-(-size // 12) for size in image))) < 0.5
+        for axis in range(-len(image), 0):
+            patches = np.repeat(patches, 12, axis).take(range(image[axis]), axis)
+        return drawn * patches
     drawn = rng.normal(3.0, 5.0, shape)
     low, high = np.nan_to_num(space.low, neginf=-1e3), np.nan_to_num(space.high, posinf=1e3)
     return np.clip(drawn, low, high).astype(space.dtype)
@@ -93,6 +100,7 @@ def make_model(
     normalize: bool = False,
     policy: str = "MlpPolicy",
     env: VecEnv | None = None,
+    scale: float = 1.0,
     **kwargs: Any,
 ) -> BaseAlgorithm:
     """A small algorithm that is quick to train, with weights spread so that actions saturate and differ."""
@@ -109,7 +117,7 @@ def make_model(
     kwargs["policy_kwargs"] = net | kwargs.get("policy_kwargs", {})
     env = env or make_env(observation_space, action_space, n_envs=n_envs, normalize=normalize)
     model: BaseAlgorithm = algorithm(policy, env, device="cpu", seed=0, **kwargs)
-    spread(model)
+    spread(model, scale)
     return model
 
 
@@ -118,7 +126,7 @@ def spread(model: BaseAlgorithm, scale: float = 1.0, seed: int = 0) -> None:
     generator = th.Generator().manual_seed(seed)
     with th.no_grad():
         for parameter in model.policy.parameters():
-            fan_in = parameter[0].numel() if parameter.dim() > 1 else 4
+            fan_in = parameter[0].numel() / 2 if parameter.dim() > 1 else 16
             parameter.add_(scale * th.randn(parameter.shape, generator=generator) / fan_in**0.5)
 
 
