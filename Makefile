@@ -3,11 +3,12 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help example test lint types unit clean
+.PHONY: help example test lint types unit soak clean
 
 help:
 	@echo "make example   train CartPole, write best_model.onnx, play it"
 	@echo "make test      lint, check types, run the tests"
+	@echo "make soak      run the long tests: hundreds of drawn spaces and networks"
 	@echo "make clean     remove what these made"
 
 # torch comes first and pinned: left to itself, pip would take whatever is newest.
@@ -33,6 +34,9 @@ types: $(INSTALLED)
 
 unit: $(INSTALLED)
 	$(BIN)/python -m pytest
+
+soak: $(INSTALLED)
+	$(BIN)/python -m pytest -m slow
 
 clean:
 	rm -rf .venv runs .mypy_cache .pytest_cache .ruff_cache .import_linter_cache *.egg-info

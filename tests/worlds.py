@@ -73,14 +73,14 @@ def draw(space: spaces.Space[Any], rng: np.random.Generator, n: int | None = Non
         drawn = rng.integers(space.low, space.high, shape, dtype=space.dtype, endpoint=True)
         if space.dtype != np.uint8:
             return drawn
-        batch, image = shape[: -len(space.shape)], space.shape  # images of mere noise look all alike to a network
+        image = space.shape  # images of mere noise look all alike to a network
+        batch = () if n is None else (n,)
         patches = rng.random((*batch, *(-(-size // 12) for size in image))) < 0.5
         for axis in range(-len(image), 0):
             patches = np.repeat(patches, 12, axis).take(range(image[axis]), axis)
         return drawn * patches
-    drawn = rng.normal(3.0, 5.0, shape)
     low, high = np.nan_to_num(space.low, neginf=-1e3), np.nan_to_num(space.high, posinf=1e3)
-    return np.clip(drawn, low, high).astype(space.dtype)
+    return np.clip(rng.normal(3.0, 5.0, shape), low, high).astype(space.dtype)
 
 
 def make_env(

@@ -1,0 +1,36 @@
+"""What the README says is what the tests prove."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from sb3_clanker import __all__ as public_names
+from sb3_clanker.cli import main
+from tests.support import support_table
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+
+
+def test_the_support_table_is_that_of_the_tests() -> None:
+    match = re.search(r"<!-- support table: begin -->\n(.*?)\n<!-- support table: end -->", README, re.DOTALL)
+    assert match is not None
+    assert match[1] == support_table()
+
+
+def test_every_name_that_it_imports_is_public() -> None:
+    imported = re.findall(r"^from sb3_clanker import (.+)$", README, re.MULTILINE)
+    assert imported
+    assert {name.strip() for line in imported for name in line.split(",")} <= set(public_names)
+
+
+def test_every_option_of_the_command_line_exists(capsys: object) -> None:
+    for line in re.findall(r"^sb3-clanker (.+)$", README, re.MULTILINE):
+        command = line.split()[0]
+        options = re.findall(r"--[a-z]+", line)
+        try:
+            main([command, "--help"])
+        except SystemExit as stop:
+            assert stop.code == 0
+        text = capsys.readouterr().out  # type: ignore[attr-defined]
+        assert all(option in text for option in options), line
