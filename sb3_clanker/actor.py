@@ -21,6 +21,7 @@ from stable_baselines3.common.preprocessing import get_action_dim
 from torch import nn
 
 from sb3_clanker.errors import UnsupportedPolicyError, UnsupportedSpaceError
+from sb3_clanker.further import further_outputs
 from sb3_clanker.labels import label_action, label_observations
 from sb3_clanker.normalization import Statistics
 from sb3_clanker.observation import observation_inputs
@@ -70,7 +71,10 @@ class Actor(nn.Module):
         observed = label_observations([leaf.spec for leaf in leaves], self.observation_space, options)
         self.inputs = (*observed, *self._further_inputs())
         action = _action_spec(policy.action_space, self.action_dim)
-        self.outputs = (label_action(action, action_space, options), *self._further_outputs())
+        self.further = further_outputs(
+            policy, tuple(options.further_outputs), _n_choices(policy), recurrent=self.recurrent
+        )
+        self.outputs = (label_action(action, action_space, options), *self._next_state(), *self.further.specs)
         if isinstance(policy.action_space, spaces.Box):
             low, high = policy.action_space.low.reshape(-1), policy.action_space.high.reshape(-1)
             self.register_buffer("action_low", th.as_tensor(_inward(low, np.inf)))
@@ -85,10 +89,17 @@ class Actor(nn.Module):
         :param inputs: one tensor for each of :attr:`inputs`
         :return: one tensor for each of :attr:`outputs`
         """
-        return self._act(self._observe(inputs), *inputs[len(self.observation) :])
+        observation = self._observe(inputs)
+        context = self._context(*inputs[len(self.observation) :])
+        outputs = self._act(observation, context)
+        return (*outputs, *self.further.compute(self.policy, observation, context))
 
-    def _act(self, observation: th.Tensor | dict[str, th.Tensor], *_: th.Tensor) -> tuple[th.Tensor, ...]:
-        return (self._finish(self.policy._predict(observation, deterministic=True)),)
+    def _context(self, *_: th.Tensor) -> dict[str, Any]:
+        """What the policy's methods take beside the observation."""
+        return {}
+
+    def _act(self, observation: th.Tensor | dict[str, th.Tensor], context: dict[str, Any]) -> tuple[th.Tensor, ...]:
+        return (self._finish(self.policy._predict(observation, deterministic=True, **context)),)
 
     def _observe(self, inputs: tuple[th.Tensor, ...]) -> th.Tensor | dict[str, th.Tensor]:
         """The observation as ``obs_to_tensor`` hands it to ``_predict``."""
@@ -120,17 +131,16 @@ class Actor(nn.Module):
     def _further_inputs(self) -> tuple[TensorSpec, ...]:
         return ()
 
-    def _further_outputs(self) -> tuple[TensorSpec, ...]:
+    def _next_state(self) -> tuple[TensorSpec, ...]:
         return ()
 
 
 class MaskableActor(Actor):
     """A policy of MaskablePPO: forbidden actions are an input."""
 
-    def _act(self, observation: th.Tensor | dict[str, th.Tensor], *further_inputs: th.Tensor) -> tuple[th.Tensor, ...]:
-        policy: Any = self.policy
+    def _context(self, *further_inputs: th.Tensor) -> dict[str, Any]:
         (action_masks,) = further_inputs
-        return (self._finish(policy._predict(observation, deterministic=True, action_masks=action_masks)),)
+        return {"action_masks": action_masks}
 
     def _further_inputs(self) -> tuple[TensorSpec, ...]:
         return (
@@ -149,13 +159,14 @@ class RecurrentActor(Actor):
 
     recurrent = True
 
-    def _act(self, observation: th.Tensor | dict[str, th.Tensor], *further_inputs: th.Tensor) -> tuple[th.Tensor, ...]:
-        policy: Any = self.policy
+    def _context(self, *further_inputs: th.Tensor) -> dict[str, Any]:
         hidden, cell, episode_start = further_inputs
+        return {"lstm_states": (hidden, cell), "episode_starts": episode_start}
+
+    def _act(self, observation: th.Tensor | dict[str, th.Tensor], context: dict[str, Any]) -> tuple[th.Tensor, ...]:
+        policy: Any = self.policy
         policy._process_sequence = _process_step  # an actor is only ever run on a copy of the policy
-        action, state = policy._predict(
-            observation, lstm_states=(hidden, cell), episode_starts=episode_start, deterministic=True
-        )
+        action, state = policy._predict(observation, deterministic=True, **context)
         return (self._finish(action), *state)
 
     def _further_inputs(self) -> tuple[TensorSpec, ...]:
@@ -168,7 +179,7 @@ class RecurrentActor(Actor):
         )
         return (*self._state("in", "the state that the last step gave, zeros before the first"), reset)
 
-    def _further_outputs(self) -> tuple[TensorSpec, ...]:
+    def _next_state(self) -> tuple[TensorSpec, ...]:
         return self._state("out", "the state for the next step")
 
     def _state(self, suffix: str, meaning: str) -> tuple[TensorSpec, TensorSpec]:
@@ -185,6 +196,16 @@ def make_actor(policy: BasePolicy, statistics: Mapping[str | None, Statistics], 
     """The actor for a policy; parameters and errors as for :class:`Actor`."""
     actors = {_MASKABLE: MaskableActor, _RECURRENT: RecurrentActor}
     return actors.get(_standard(policy).__module__, Actor)(policy, statistics, options)
+
+
+def _n_choices(policy: BasePolicy) -> int:
+    """Width of the parameters of the action's distribution."""
+    space = policy.action_space
+    if choices := masked_choices(policy):
+        return sum(choices)
+    if isinstance(space, spaces.Discrete):
+        return int(space.n)
+    return int(sum(space.nvec)) if isinstance(space, spaces.MultiDiscrete) else get_action_dim(space)
 
 
 def masked_choices(policy: BasePolicy) -> tuple[int, ...]:

@@ -23,6 +23,7 @@ from sb3_clanker.actor import copy_policy, make_actor, masked_choices
 from sb3_clanker.artifact import Publication, ensure_folder, pair_with_zip
 from sb3_clanker.environment import warn_of_inner_normalization, wrapper_names
 from sb3_clanker.errors import NonFiniteWeightsError, PublicationError, UnsupportedPolicyError, ValidationError
+from sb3_clanker.further import Further
 from sb3_clanker.graph import Graph
 from sb3_clanker.loading import holds_policy_of
 from sb3_clanker.metadata import (
@@ -37,7 +38,7 @@ from sb3_clanker.metadata import (
 )
 from sb3_clanker.normalization import Normalize, collect_statistics
 from sb3_clanker.observation import warn_of_lost_precision
-from sb3_clanker.options import ExportOptions
+from sb3_clanker.options import ExportOptions, FurtherOutput
 from sb3_clanker.probes import Probes, draw_probes, take
 from sb3_clanker.reference import Reference, seen_observations
 from sb3_clanker.statistics import Normalization, NormalizationSource, resolve_normalization
@@ -156,7 +157,19 @@ def check_policy(
 ) -> ValidationReport:
     """Prove the bytes of a file against an algorithm; errors as in :func:`validate_policy`."""
     exporter = Exporter(model, normalization, options)
-    return prove(data, metadata, exporter.reference(), exporter.probes(), options)
+    actor = make_actor(model.policy, normalization.statistics(), replace(options, further_outputs=_told(metadata)))
+    return prove(data, metadata, exporter.reference(actor.further), exporter.probes(), options)
+
+
+def _told(metadata: PolicyMetadata) -> tuple[FurtherOutput, ...]:
+    """What a file tells beside the action."""
+    told = {spec.name for spec in metadata.outputs if spec.role == "further"}
+    names: dict[FurtherOutput, set[str]] = {
+        "distribution": {"action_mean", "action_logits"},
+        "value": {"value"},
+        "q_values": {"q_values"},
+    }
+    return tuple(name for name, outputs in names.items() if told & outputs)
 
 
 def write_policy(
@@ -236,7 +249,7 @@ class Exporter:
         with _timed(seconds, "fill"):
             body = self._graph.fill(tensors)
         with _timed(seconds, "validate"):
-            reference, probes = self.reference(), self.probes()
+            reference, probes = self.reference(actor.further), self.probes()
             metadata = PolicyMetadata(
                 algorithm=type(self._model).__name__,
                 policy_class=f"{type(policy).__module__}.{type(policy).__qualname__}",
@@ -246,6 +259,7 @@ class Exporter:
                 outputs=actor.outputs,
                 predict_dtype=str(reference.predict(take(probes.observations, 0))[0].dtype),
                 recurrent=actor.recurrent,
+                sampling=actor.further.sampling,
                 opset_version=self._options.opset_version,
                 ir_version=self._graph.ir_version,
                 normalization=self._normalization.record(),
@@ -269,9 +283,9 @@ class Exporter:
             data = stamp(body, metadata)  # the proven bytes, with the result of the proof in the record
         return ProvenPolicy(data=data, metadata=parse(data), validation=report, seconds=seconds)
 
-    def reference(self) -> Reference:
+    def reference(self, further: Further | None = None) -> Reference:
         """Stable-Baselines3's own ``predict`` on raw observations."""
-        return Reference(self._model, self._normalization.vec_normalize, self._normalization.stacks)
+        return Reference(self._model, self._normalization.vec_normalize, self._normalization.stacks, further)
 
     def probes(self) -> Probes:
         """Raw observations to try."""

@@ -28,7 +28,7 @@ from sb3_clanker.errors import (
     SchemaVersionError,
 )
 from sb3_clanker.schema import from_json, to_json
-from sb3_clanker.tensors import LeafSpace, ObservationSpace, TensorSpec, action_dim
+from sb3_clanker.tensors import LeafSpace, ObservationSpace, Sampling, TensorSpec, action_dim
 
 SCHEMA_VERSION = 1
 CONTRACT_VERSION = "1.0.0"
@@ -163,6 +163,7 @@ class PolicyMetadata:
     :ivar outputs: outputs of the graph, in order
     :ivar predict_dtype: numpy's name of the element type in which ``predict`` returns actions
     :ivar recurrent: whether the policy carries a state from step to step
+    :ivar sampling: how an action is drawn from the distribution that the file tells, None where it tells none
     :ivar opset_version: ONNX opset of the graph
     :ivar ir_version: ONNX IR version of the file
     :ivar normalization: VecNormalize, as it stands in the graph
@@ -185,6 +186,7 @@ class PolicyMetadata:
     outputs: tuple[TensorSpec, ...]
     predict_dtype: str
     recurrent: bool
+    sampling: Sampling | None = None
     opset_version: int
     ir_version: int
     normalization: NormalizationRecord

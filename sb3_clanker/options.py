@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 from sb3_clanker.errors import OptionError, UnsupportedOpsetError
 from sb3_clanker.metadata import check_entries
 
 SUPPORTED_OPSETS = range(17, 24)
 
+FurtherOutput = Literal["distribution", "value", "q_values"]
 Labels: TypeAlias = Sequence[str]
 
 
@@ -28,6 +29,8 @@ class ExportOptions:
         of the space; None (the default) chooses by the size of the network
     :param channels_last: whether the file takes images as height, width, channels, as cameras give them; by default it
         takes them as channels, height, width, as Stable-Baselines3 trains on them
+    :param further_outputs: what the file tells beside the action, for those who sample or inspect: ``"distribution"``
+        (``action_mean`` and ``action_std``, or ``action_logits``), ``"value"``, ``"q_values"``; none by default
     :param observation_names: names of the components of an observation, for those who wire a robot: one for each
         element of a Box, for each category of a Discrete space; of a Dict space, a mapping of such by key
     :param observation_units: the same for units
@@ -48,6 +51,7 @@ class ExportOptions:
     rtol: float = 1e-5
     n_samples: int | None = None
     channels_last: bool = False
+    further_outputs: Sequence[FurtherOutput] = ()
     observation_names: Labels | Mapping[str, Labels] | None = None
     observation_units: Labels | Mapping[str, Labels] | None = None
     action_names: Labels | None = None
@@ -66,6 +70,10 @@ class ExportOptions:
             raise OptionError("n_samples", self.n_samples, "a positive integer, or None")
         if not isinstance(self.channels_last, bool):
             raise OptionError("channels_last", self.channels_last, "True or False")
+        known = get_args(FurtherOutput)
+        if isinstance(self.further_outputs, str) or not set(self.further_outputs) <= set(known):
+            raise OptionError("further_outputs", self.further_outputs, f"a sequence of {', '.join(map(repr, known))}")
+        object.__setattr__(self, "further_outputs", tuple(dict.fromkeys(self.further_outputs)))
         period = self.control_period
         if period is not None and (
             isinstance(period, bool) or not isinstance(period, (int, float)) or not 0 < period < float("inf")

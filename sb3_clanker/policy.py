@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from sb3_clanker.errors import ObservationError, PolicyFileError, StochasticActionError
 from sb3_clanker.metadata import PolicyMetadata, parse, read_file
+from sb3_clanker.sampling import make_sampler
 from sb3_clanker.tensors import BATCH, DictSpace, LeafSpace, TensorSpec, to_gymnasium
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class OnnxPolicy:
     :raises MissingFileError: there is no such file
     :raises PolicyFileError: not a policy of this package, or damaged, or not runnable
     :ivar metadata: what the file says of itself
+    :ivar rng: generator of random actions, for a file that can sample; replace it for a seeded one
 
     >>> policy = OnnxPolicy("runs/cartpole/best_model.onnx")  # doctest: +SKIP
     >>> action, _ = policy.predict(np.zeros(4, dtype=np.float32))  # doctest: +SKIP
@@ -69,6 +71,9 @@ class OnnxPolicy:
         self._encode_further = _further_encoder(metadata)
         self._decode = _decoder(metadata)
         self._outputs = ["action", "h_out", "c_out"] if metadata.recurrent else ["action"]
+        self._sampled = [spec.name for spec in metadata.outputs if spec.name.startswith("action_")]
+        self._sample = make_sampler(metadata)
+        self.rng = np.random.default_rng()
 
     @property
     def observation_space(self) -> spaces.Space[Any]:
@@ -99,24 +104,51 @@ class OnnxPolicy:
         :param state: of a recurrent policy, what the last call returned: two arrays, float32 of shape (n_layers, n,
             width); None before the first. Any other policy returns it unchanged.
         :param episode_start: of a recurrent policy, shape (n,), true where the state must be reset first; None nowhere
-        :param deterministic: must be true: the file holds the deterministic policy
+        :param deterministic: must be true, unless the file tells its distribution and so can sample
         :param action_masks: of a maskable policy, shape (n_choices,) or (n, n_choices), true for what is allowed; None
             allows everything
         :return: the action, ``metadata.predict_dtype`` of shape ``action_space.shape`` or ``(n, *action_space.shape)``,
             and the state for the next call
         :raises ObservationError: wrong shape, type or key, of the observation or of what goes with it
-        :raises StochasticActionError: ``deterministic`` is false
+        :raises StochasticActionError: ``deterministic`` is false, and the file cannot sample
         """
-        if not deterministic:
+        if not deterministic and self._sample is None:
             raise StochasticActionError
+        feed, batched = self._feed(observation, state, episode_start, action_masks)
+        action, *next_state = self._session.run(self._outputs, feed)
+        if not deterministic and self._sample is not None:
+            action = self._sample(
+                dict(zip(self._sampled, self._session.run(self._sampled, feed), strict=True)), self.rng
+            )
+        action = self._decode(action)
+        return (action if batched else action.squeeze(0)), (tuple(next_state) if next_state else state)
+
+    def outputs(
+        self,
+        observation: Observation,
+        state: State | None = None,
+        episode_start: Array | None = None,
+        action_masks: Array | None = None,
+    ) -> dict[str, Array]:
+        """Everything that the file tells, by the name of the output, always as a batch.
+
+        :return: ``action``, the state of a recurrent policy, and what was asked for with
+            ``ExportOptions(further_outputs=...)``; ``metadata.outputs`` says what each is
+        :raises ObservationError: as for :meth:`predict`, whose other parameters these are
+        """
+        feed, _ = self._feed(observation, state, episode_start, action_masks)
+        names = [spec.name for spec in self.metadata.outputs]
+        return dict(zip(names, self._session.run(names, feed), strict=True))
+
+    def _feed(
+        self, observation: Observation, state: State | None, episode_start: Array | None, action_masks: Array | None
+    ) -> _Encoded:
         feed, batched = self._encode(observation)
         if self._encode_further is not None:
             self._encode_further(feed, state, episode_start, action_masks)
         elif action_masks is not None:
             raise ObservationError("This policy takes no action masks, got some.")
-        action, *next_state = self._session.run(self._outputs, feed)
-        action = self._decode(action)
-        return (action if batched else action.squeeze(0)), (tuple(next_state) if next_state else state)
+        return feed, batched
 
 
 def _open_session(data: bytes, path: Path | None) -> onnxruntime.InferenceSession:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch as th
@@ -20,10 +20,24 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_clanker.actor import copy_policy
 from sb3_clanker.environment import FrameStack
+from sb3_clanker.further import Further
 from sb3_clanker.probes import Batch, batch_size, take
 
-Prediction: TypeAlias = tuple[NDArray[Any], tuple[NDArray[Any], ...] | None]
-"""What ``predict`` returns: actions and the next state."""
+State: TypeAlias = tuple[NDArray[Any], ...]
+
+
+class Prediction(NamedTuple):
+    """What a policy does with an observation.
+
+    :ivar action: as ``predict`` returns it
+    :ivar state: the next state, as ``predict`` returns it
+    :ivar further: what else it tells, each of shape (batch, width)
+    """
+
+    action: NDArray[Any]
+    state: State | None
+    further: tuple[NDArray[Any], ...] = ()
+
 
 _SEED = 20_260_102
 _N_PERTURBATIONS = 16
@@ -39,6 +53,7 @@ class Reference:
 
     :param model: the algorithm
     :param vec_normalize: the normalization that the policy was trained with, or None
+    :param further: what else the policy is asked to tell
     :param stacks: how frames are stacked; where that happens after VecNormalize, it gets one frame at a time
     """
 
@@ -47,7 +62,9 @@ class Reference:
         model: BaseAlgorithm,
         vec_normalize: VecNormalize | None,
         stacks: Mapping[str | None, FrameStack] = MappingProxyType({}),
+        further: Further | None = None,
     ) -> None:
+        self._further = further
         self._model, self._vec_normalize = model, vec_normalize
         self._stacks = {key: stack for key, stack in stacks.items() if stack.after_normalization}
         on_cpu = model.policy.device.type == "cpu"
@@ -87,7 +104,26 @@ class Reference:
     def _act(self, predictor: BaseAlgorithm | BasePolicy, observation: Batch, context: Mapping[str, Any]) -> Prediction:
         if self._vec_normalize is not None:
             observation = self._normalize(observation, self._vec_normalize)
-        return predictor.predict(observation, deterministic=True, **context)
+        action, state = predictor.predict(observation, deterministic=True, **context)
+        further = self._tell(getattr(predictor, "policy", predictor), observation, context)
+        return Prediction(action, state, further)
+
+    def _tell(self, policy: Any, observation: Batch, context: Mapping[str, Any]) -> tuple[NDArray[Any], ...]:
+        if self._further is None or not self._further.names:
+            return ()
+        tensors, _ = policy.obs_to_tensor(observation)
+        n = len(next(iter(tensors.values())) if isinstance(tensors, dict) else tensors)
+        inputs: dict[str, Any] = {}
+        if hasattr(policy, "lstm_hidden_state_shape"):
+            n_layers, _, width = policy.lstm_hidden_state_shape
+            state, start = context.get("state"), context.get("episode_start")
+            zeros = (np.zeros((n_layers, n, width)),) * 2
+            inputs["lstm_states"] = tuple(th.as_tensor(part, dtype=th.float32) for part in state or zeros)
+            inputs["episode_starts"] = th.as_tensor(np.zeros(n) if start is None else start, dtype=th.float32)
+        elif "action_masks" in context:
+            inputs["action_masks"] = context["action_masks"]
+        with th.no_grad():
+            return tuple(tensor.cpu().numpy() for tensor in self._further.compute(policy, tensors, inputs))
 
     def _normalize(self, observation: Batch, vec_normalize: VecNormalize) -> Batch:
         if not self._stacks:

@@ -17,7 +17,10 @@ from sb3_clanker.errors import UnsupportedSpaceError
 if TYPE_CHECKING:
     from gymnasium import spaces
 
-Role = Literal["observation", "action", "action_masks", "hidden_state", "cell_state", "episode_start"]
+Role = Literal["observation", "action", "action_masks", "hidden_state", "cell_state", "episode_start", "further"]
+
+Sampling = Literal["gaussian", "squashed_gaussian", "categorical", "bernoulli"]
+"""How an action is drawn from a file that tells the parameters of its distribution."""
 
 Layout = Literal["channels_first", "channels_last"]
 

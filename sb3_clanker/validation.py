@@ -171,11 +171,12 @@ class _Comparison:
     """Differences between the file and the policy, collected over several calls.
 
     What a call returns is compared row by row, one row for each observation: the elements of its action, then those of
-    its next state, if it has one.
+    its next state and of what else the policy tells, if there are any.
     """
 
     def __init__(self, policy: OnnxPolicy, reference: Reference, options: ExportOptions) -> None:
         self._policy, self._reference, self._options = policy, reference, options
+        self._further = [spec.name for spec in policy.metadata.outputs if spec.role == "further"]
         self._unit: NDArray[np.float64] | None = None
         self.max_difference = 0.0
         self.n_mismatches = self.n_ties = self.n_nonfinite = 0
@@ -187,14 +188,17 @@ class _Comparison:
         :return: the next state, as the policy has it
         """
         observation = take(batch, 0) if single else batch
-        got, expected = self._policy.predict(observation, **context), self._reference.predict(observation, **context)
-        if (got[0].shape, got[0].dtype) != (expected[0].shape, expected[0].dtype):
+        expected = self._reference.predict(observation, **context)
+        action, state = self._policy.predict(observation, **context)
+        told = self._policy.outputs(observation, **context) if expected.further else {}
+        got = Prediction(action, state, tuple(told[name] for name in self._further))
+        if (action.shape, action.dtype) != (expected.action.shape, expected.action.dtype):
             raise _RefusedError(
-                f"predict returns {got[0].dtype} of shape {got[0].shape}, and Stable-Baselines3 {expected[0].dtype} "
-                f"of shape {expected[0].shape}"
+                f"predict returns {action.dtype} of shape {action.shape}, and Stable-Baselines3 "
+                f"{expected.action.dtype} of shape {expected.action.shape}"
             )
         self._compare(batch, context, _rows(got, batch_size(batch)), _rows(expected, batch_size(batch)))
-        return expected[1]
+        return expected.state
 
     def _compare(
         self, batch: Batch, context: dict[str, Any], got: NDArray[np.float64], expected: NDArray[np.float64]
@@ -241,8 +245,8 @@ class _Comparison:
 
 
 def _rows(prediction: Prediction, n: int) -> NDArray[np.float64]:
-    action, state = prediction
-    parts = [action.reshape(n, -1), *(np.moveaxis(part, 1, 0).reshape(n, -1) for part in state or ())]
+    state = (np.moveaxis(part, 1, 0).reshape(n, -1) for part in prediction.state or ())
+    parts = [prediction.action.reshape(n, -1), *state, *prediction.further]
     return np.concatenate(parts, axis=1, dtype=np.float64)
 
 
@@ -250,13 +254,15 @@ def _unit(space: spaces.Space[Any], expected: NDArray[np.float64]) -> NDArray[np
     """What a difference is measured in, for each element of a row.
 
     One step of a choice; half the range of a Box, or the largest action where the policy uses less of it: a motor of
-    ±1000 N that is never driven beyond ±5 is compared in units of 5. One for a state.
+    ±1000 N that is never driven beyond ±5 is compared in units of 5. For the rest, the largest value, at least 1.
     """
-    unit = np.ones(expected.shape[1])
+    dim = get_action_dim(space)
+    unit: NDArray[np.float64] = np.maximum(np.nan_to_num(np.abs(expected), posinf=0.0).max(axis=0), 1.0)
     if isinstance(space, spaces.Box):
         half = (space.high.astype(np.float64) - space.low.astype(np.float64)).reshape(-1) / 2
-        used = np.nan_to_num(np.abs(expected[:, : len(half)]), posinf=0.0).max(axis=0)
-        unit[: len(half)] = np.minimum(np.where(half > 0, half, 1.0), np.maximum(used, 1.0))
+        unit[:dim] = np.minimum(np.where(half > 0, half, 1.0), unit[:dim])
+    else:
+        unit[:dim] = 1.0
     return unit
 
 

@@ -49,7 +49,7 @@ def test_perturbed_weights_are_those_of_a_copy() -> None:
     before = [parameter.clone() for parameter in model.policy.parameters()]
     state = th.get_rng_state()
     observations = draw(BOX_OBSERVATION, np.random.default_rng(0), 5)
-    perturbed = np.stack([actions for actions, _ in Reference(model, None).perturbed(observations)])
+    perturbed = np.stack([actions for actions, *_ in Reference(model, None).perturbed(observations)])
     assert perturbed.shape == (16, 5, 2)
     difference = np.abs(perturbed - predict_raw(model, observations))
     assert 0 < difference.max() < 1e-3
