@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 
 _METADATA_PROPS = 14
 _KEY, _VALUE = 1, 2
+_GRAPH, _INITIALIZER, _TENSOR_NAME, _RAW_DATA = 7, 5, 8, 9
 _MAX_FIELDS = 100_000  # far beyond any real file; bounds the time that a hostile one can take
 _VARINT, _FIXED64, _LENGTH_DELIMITED, _FIXED32 = 0, 1, 2, 5
 
@@ -53,6 +54,24 @@ def split_container(data: bytes) -> tuple[list[memoryview], dict[str, str]]:
 def join_container(body: bytes, entries: Mapping[str, str]) -> bytes:
     """Append metadata entries to a serialized ``ModelProto`` that has none."""
     return b"".join([body, *(_message(_METADATA_PROPS, _entry(key, value)) for key, value in entries.items())])
+
+
+def find_tensors(data: bytes) -> dict[str, tuple[int, int]]:
+    """Where the values of each initializer stand in a serialized ``ModelProto``: name to first and last byte."""
+    view = memoryview(data)
+    found: dict[str, tuple[int, int]] = {}
+    for graph_first, graph_last in _payloads(view, 0, len(view), _GRAPH):
+        for first, last in _payloads(view, graph_first, graph_last, _INITIALIZER):
+            (name_span,) = _payloads(view, first, last, _TENSOR_NAME)
+            for values in _payloads(view, first, last, _RAW_DATA):
+                found[str(view[slice(*name_span)], "utf-8")] = values
+    return found
+
+
+def _payloads(view: memoryview, first: int, last: int, wanted: int) -> list[tuple[int, int]]:
+    """The payloads of every field with a number within a stretch."""
+    fields = _fields(view[first:last])
+    return [(first + payload, first + end) for number, _, payload, end in fields if number == wanted]
 
 
 def _entry(key: str, value: str) -> bytes:

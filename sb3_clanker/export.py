@@ -21,6 +21,7 @@ from stable_baselines3.common.policies import BasePolicy
 
 from sb3_clanker.actor import copy_policy, make_actor, masked_choices
 from sb3_clanker.artifact import Publication, ensure_folder, pair_with_zip
+from sb3_clanker.container import join_container
 from sb3_clanker.environment import warn_of_inner_normalization, wrapper_names
 from sb3_clanker.errors import NonFiniteWeightsError, PublicationError, UnsupportedPolicyError, ValidationError
 from sb3_clanker.further import Further
@@ -32,9 +33,10 @@ from sb3_clanker.metadata import (
     PolicyMetadata,
     Provenance,
     TrainingRecord,
+    contract_entries,
     parse,
     read_file,
-    stamp,
+    seal,
 )
 from sb3_clanker.normalization import Normalize, collect_statistics
 from sb3_clanker.observation import warn_of_lost_precision
@@ -205,6 +207,7 @@ class Exporter:
         check_algorithm(model)
         self._model, self._normalization, self._options = model, normalization, options
         self._graph: Graph | None = None
+        self._dtype: str | None = None
         warn_of_inner_normalization(model.get_env())
 
     def export(
@@ -257,7 +260,7 @@ class Exporter:
                 action_space=actor.action_space,
                 inputs=actor.inputs,
                 outputs=actor.outputs,
-                predict_dtype=str(reference.predict(take(probes.observations, 0))[0].dtype),
+                predict_dtype=self._predict_dtype(reference, probes),
                 recurrent=actor.recurrent,
                 sampling=actor.further.sampling,
                 opset_version=self._options.opset_version,
@@ -278,10 +281,16 @@ class Exporter:
                 ),
                 entries=dict(self._options.metadata),
             )
-            report = prove(stamp(body, metadata), metadata, reference, probes, self._options)
-            metadata = replace(metadata, cross_check=report.cross_check)
-            data = stamp(body, metadata)  # the proven bytes, with the result of the proof in the record
-        return ProvenPolicy(data=data, metadata=parse(data), validation=report, seconds=seconds)
+            draft = join_container(body, contract_entries(metadata))  # all but the record, which tells of the proof
+            report = prove(draft, metadata, reference, probes, self._options)
+            data, metadata = seal(body, replace(metadata, cross_check=report.cross_check))
+        return ProvenPolicy(data=data, metadata=metadata, validation=report, seconds=seconds)
+
+    def _predict_dtype(self, reference: Reference, probes: Probes) -> str:
+        """The type of the actions that Stable-Baselines3 returns, asked once."""
+        if self._dtype is None:
+            self._dtype = str(reference.predict(take(probes.observations, slice(0, 1))).action.dtype)
+        return self._dtype
 
     def reference(self, further: Further | None = None) -> Reference:
         """Stable-Baselines3's own ``predict`` on raw observations."""
@@ -335,13 +344,13 @@ def check_algorithm(model: object) -> None:
 def _check_finite(policy: BasePolicy) -> None:
     """Refuse a policy that has diverged, in whichever of its networks."""
     for name, parameter in policy.named_parameters():
-        if not parameter.isfinite().all():
+        if not parameter.sum().isfinite() and not parameter.isfinite().all():  # the sum is quick, and may overflow
             raise NonFiniteWeightsError(name)
 
 
 def _n_samples(n_parameters: int) -> int:
     """Many observations for a small network, few for a large one: the proof costs what the network costs."""
-    return int(np.clip(10_000_000 // max(n_parameters, 1), 16, 256))
+    return int(np.clip(1_000_000 // max(n_parameters, 1), 4, 64))
 
 
 def onnx_path(path: str | Path) -> Path:

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 import onnxscript.optimizer
 import torch as th
@@ -22,6 +21,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from torch import nn
 
 from sb3_clanker.actor import Actor
+from sb3_clanker.container import find_tensors
 from sb3_clanker.errors import GraphError
 from sb3_clanker.opset import NATIVE_OPSET, lower_opset, oldest_ir_version
 from sb3_clanker.tensors import BATCH
@@ -32,10 +32,12 @@ _TALKATIVE = ("torch.onnx", "onnxscript", "onnx_ir")
 
 
 class Graph:
-    """The ONNX graph of an actor's structure, without its weights.
+    """The ONNX graph of an actor's structure, to be filled with weights.
 
     :param actor: an actor whose policy may be run and left in any state: a copy, never the one in training
     :param opset_version: opset of the graph, kept exactly
+    :ivar reusable: whether it holds no tensor that training could change unseen
+    :ivar ir_version: IR version of the graph
     :raises GraphError: the policy cannot be traced
     :raises UnsupportedOpsetError: an operator does not exist in the opset; it is named
     """
@@ -45,12 +47,9 @@ class Graph:
         self._structure = _structure(tensors)
         with _surroundings():
             model, self.reusable = _trace(actor, tensors, opset_version)
-            self._proto, self._weights = _clean(model, actor, tensors, opset_version)
-
-    @property
-    def ir_version(self) -> int:
-        """IR version of the graph."""
-        return int(self._proto.ir_version)
+            self._template = _clean(model, actor, tensors, opset_version)
+        self.ir_version = oldest_ir_version(opset_version)
+        self._weights = {name: span for name, span in find_tensors(self._template).items() if name in tensors}
 
     def fits(self, tensors: Mapping[str, th.Tensor]) -> bool:
         """Whether these are tensors of the structure that was traced."""
@@ -62,10 +61,10 @@ class Graph:
         :param tensors: what ``Actor.tensors`` gives, on any device
         :return: a ``ModelProto`` without metadata
         """
-        for name, initializer in self._weights.items():
-            initializer.raw_data = _to_numpy(tensors[name]).tobytes()
-        serialized: bytes = self._proto.SerializeToString()
-        return serialized
+        filled = bytearray(self._template)
+        for name, (first, last) in self._weights.items():
+            filled[first:last] = _to_numpy(tensors[name]).tobytes()
+        return bytes(filled)
 
 
 class _Functional(nn.Module):
@@ -129,10 +128,8 @@ def _surroundings() -> Iterator[None]:
                 logger.setLevel(level)
 
 
-def _clean(
-    model: ir.Model, actor: Actor, tensors: Mapping[str, th.Tensor], opset_version: int
-) -> tuple[onnx.ModelProto, dict[str, onnx.TensorProto]]:
-    """From the exporter's model to a clean one, and where in it each weight goes."""
+def _clean(model: ir.Model, actor: Actor, tensors: Mapping[str, th.Tensor], opset_version: int) -> bytes:
+    """From the exporter's model to a clean one, serialized."""
     graph = model.graph
     onnxscript.optimizer.optimize(model)
     if opset_version < NATIVE_OPSET:
@@ -152,8 +149,8 @@ def _clean(
         annotated.metadata_props.clear()  # the exporter's stack traces, with paths of this machine
     proto = ir.to_proto(model)
     del proto.graph.value_info[:]  # some consumers take it for more than a hint
-    weights = {initializer.name: initializer for initializer in proto.graph.initializer if initializer.name in tensors}
-    return proto, weights
+    serialized: bytes = proto.SerializeToString()
+    return serialized
 
 
 def _name_values(graph: ir.Graph, weights: list[str], actor: Actor) -> None:

@@ -47,6 +47,8 @@ CONTRACT_KEYS = (
 RESERVED_KEYS = (*CONTRACT_KEYS, RECORD_KEY)
 
 _MAX_RECORD_LENGTH = 1 << 24
+_NO_DIGEST = '"digest": ""'
+"""Stands once in a record without a digest: those of paired files are never empty, and quotes in a text are escaped."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,9 +241,16 @@ def stamp(body: bytes, metadata: PolicyMetadata) -> bytes:
     :param body: a serialized ``ModelProto`` without metadata entries; it stands in the result byte for byte
     :param metadata: the record; its ``digest`` is computed here
     """
-    digest = _digest([body], _encode(replace(metadata, digest="")))
-    record = _encode(replace(metadata, digest=digest))
-    return join_container(body, {**contract_entries(metadata), **metadata.entries, RECORD_KEY: record})
+    return seal(body, metadata)[0]
+
+
+def seal(body: bytes, metadata: PolicyMetadata) -> tuple[bytes, PolicyMetadata]:
+    """Append the metadata to a graph, and return it with its digest beside the bytes; see :func:`stamp`."""
+    record = _encode(replace(metadata, digest=""))
+    digest = _digest([body], record)
+    record = record.replace(_NO_DIGEST, json.dumps({"digest": digest})[1:-1])
+    entries = {**contract_entries(metadata), **metadata.entries, RECORD_KEY: record}
+    return join_container(body, entries), replace(metadata, digest=digest)
 
 
 def read_metadata(path: str | Path) -> PolicyMetadata:

@@ -103,6 +103,9 @@ def _draw(
     if not isinstance(space, spaces.Box):
         raise TypeError(f"no probes for {type(space).__name__}")
     low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+    if space.dtype == np.uint8 and statistics is None:  # images: as they are, which is fast
+        pixels = generator.integers(space.low, space.high, size=(n, *space.shape), dtype=np.uint8, endpoint=True)
+        return [pixels, _corners(space.low, space.high)]
     if statistics is None:
         center, deviation, reach = np.clip(0.0, low, high), np.ones_like(low), np.full_like(low, _LARGEST)
     else:  # around what training saw, and beyond what normalization clips

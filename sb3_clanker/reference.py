@@ -208,4 +208,5 @@ def _modes_kept(policy: BasePolicy) -> Iterator[None]:
         yield
     finally:
         for module, training in modes:
-            module.training = training
+            if module.training != training:
+                module.training = training

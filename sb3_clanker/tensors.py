@@ -185,10 +185,11 @@ def to_gymnasium(space: ObservationSpace) -> spaces.Space[object]:
 
 def _pack(bound: NDArray[np.generic], role: str) -> Bound:
     """Bounds as JSON has them. Action bounds stay a list: consumers read them element by element."""
-    values = [float(value) if np.isfinite(value) else None for value in bound.reshape(-1).astype(np.float64)]
-    if role == "observation" and len(set(values)) == 1:
-        return values[0]
-    return tuple(values)
+    flat = bound.reshape(-1)
+    if role == "observation" and flat.size and (flat == flat[0]).all():
+        flat = flat[:1]
+    values = tuple(float(value) if np.isfinite(value) else None for value in flat)
+    return values[0] if len(values) < bound.size else values
 
 
 def _cast(bound: NDArray[np.float64], dtype: type[Any]) -> NDArray[Any]:
