@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sb3_clanker.callback import OnnxCheckpointCallback
     from sb3_clanker.export import ExportReport, export_policy, validate_policy
     from sb3_clanker.options import ExportOptions
-    from sb3_clanker.validation import ValidationReport
+    from sb3_clanker.report import ValidationReport
 
 __version__ = "0.1.0"
 
@@ -41,7 +41,7 @@ _TRAINING_SIDE = {
     "ExportOptions": "options",
     "ExportReport": "export",
     "OnnxCheckpointCallback": "callback",
-    "ValidationReport": "validation",
+    "ValidationReport": "report",
     "export_policy": "export",
     "validate_policy": "export",
 }

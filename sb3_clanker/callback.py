@@ -18,7 +18,8 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_clanker.actor import masked_choices
 from sb3_clanker.artifact import BEST, FINAL, Generation, Publication, ensure_folder, pair_with_file, pair_with_zip
 from sb3_clanker.errors import OptionError
-from sb3_clanker.export import Exporter, ExportReport
+from sb3_clanker.export import ExportReport
+from sb3_clanker.exporter import Exporter
 from sb3_clanker.options import ExportOptions
 from sb3_clanker.statistics import Normalization, resolve_normalization
 

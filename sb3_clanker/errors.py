@@ -9,10 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from sb3_clanker.validation import ValidationReport
+from sb3_clanker.report import ValidationReport
 
 
 class ClankerError(Exception):

@@ -1,62 +1,27 @@
-"""The exporter: an algorithm and options in, a proven file and its report out.
-
-The callback, :func:`export_policy` and the command line all enter here.
-"""
+"""One call: an algorithm and options in, a proven file and its report out; or the proof of a file again."""
 
 from __future__ import annotations
 
-import functools
-import importlib.metadata
-import platform
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.policies import BasePolicy
 
-from sb3_clanker.actor import copy_policy, make_actor, masked_choices
+from sb3_clanker.actor import make_actor
 from sb3_clanker.artifact import Publication, ensure_folder, pair_with_zip
-from sb3_clanker.container import join_container
-from sb3_clanker.environment import warn_of_inner_normalization, wrapper_names
-from sb3_clanker.errors import NonFiniteWeightsError, PublicationError, UnsupportedPolicyError, ValidationError
-from sb3_clanker.further import Further
-from sb3_clanker.graph import Graph
+from sb3_clanker.errors import PublicationError
+from sb3_clanker.exporter import Exporter, check_algorithm
 from sb3_clanker.loading import holds_policy_of
 from sb3_clanker.metadata import (
-    FrameStackRecord,
-    PairedFile,
     PolicyMetadata,
-    Provenance,
-    TrainingRecord,
-    contract_entries,
     parse,
     read_file,
-    seal,
 )
-from sb3_clanker.normalization import Normalize, collect_statistics
-from sb3_clanker.observation import warn_of_lost_precision
 from sb3_clanker.options import ExportOptions, FurtherOutput
-from sb3_clanker.probes import Probes, draw_probes, take
-from sb3_clanker.reference import Reference, seen_observations
+from sb3_clanker.report import ValidationReport
 from sb3_clanker.statistics import Normalization, NormalizationSource, resolve_normalization
-from sb3_clanker.validation import ValidationReport, prove
-
-_PACKAGES = (
-    "sb3-clanker",
-    "stable-baselines3",
-    "sb3-contrib",
-    "torch",
-    "onnx",
-    "onnxscript",
-    "onnxruntime",
-    "numpy",
-    "gymnasium",
-)
+from sb3_clanker.validation import prove
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,22 +41,6 @@ class ExportReport:
     seconds: dict[str, float]
     validation: ValidationReport
     metadata: PolicyMetadata
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProvenPolicy:
-    """A file that passed its proof and has no name yet.
-
-    :ivar data: its bytes
-    :ivar metadata: what it says of itself
-    :ivar validation: what the proof measured
-    :ivar seconds: duration of each stage
-    """
-
-    data: bytes
-    metadata: PolicyMetadata
-    validation: ValidationReport
-    seconds: dict[str, float]
 
 
 def export_policy(
@@ -195,164 +144,6 @@ def write_policy(
     )
 
 
-class Exporter:
-    """Exports one algorithm, as often as needed; its graph is traced once.
-
-    :param model: the algorithm; it is never changed
-    :param normalization: what it was trained with
-    :param options: options of every export
-    """
-
-    def __init__(self, model: BaseAlgorithm, normalization: Normalization, options: ExportOptions) -> None:
-        check_algorithm(model)
-        self._model, self._normalization, self._options = model, normalization, options
-        self._graph: Graph | None = None
-        self._dtype: str | None = None
-        warn_of_inner_normalization(model.get_env())
-
-    def export(
-        self,
-        *,
-        mean_reward: float | None = None,
-        algorithm_file: PairedFile | None = None,
-        statistics_file: PairedFile | None = None,
-    ) -> ProvenPolicy:
-        """Export the policy as it is now, and prove it.
-
-        Where a file from an earlier trace fails its proof, the policy has changed in a way that no weight tells of:
-        it is traced again, once.
-
-        :param mean_reward: of the evaluation that led to this export
-        :param algorithm_file: the ``.zip`` of the same instant
-        :param statistics_file: the VecNormalize statistics of the same instant
-        """
-        traced_before = self._graph is not None
-        try:
-            return self._export(mean_reward, algorithm_file, statistics_file)
-        except ValidationError:
-            if not traced_before:
-                raise
-            self._graph = None
-            return self._export(mean_reward, algorithm_file, statistics_file)
-
-    def _export(
-        self, mean_reward: float | None, algorithm_file: PairedFile | None, statistics_file: PairedFile | None
-    ) -> ProvenPolicy:
-        seconds: dict[str, float] = {}
-        policy, statistics = self._model.policy, self._normalization.statistics()
-        warn_of_lost_precision(policy.observation_space, statistics)
-        actor = make_actor(policy, statistics, self._options)
-        _check_finite(policy)
-        tensors = actor.tensors()
-        with _timed(seconds, "trace"):
-            if self._graph is None or not self._graph.reusable or not self._graph.fits(tensors):
-                self._graph = Graph(
-                    make_actor(copy_policy(policy), statistics, self._options), self._options.opset_version
-                )
-        with _timed(seconds, "fill"):
-            body = self._graph.fill(tensors)
-        with _timed(seconds, "validate"):
-            reference, probes = self.reference(actor.further), self.probes()
-            metadata = PolicyMetadata(
-                algorithm=type(self._model).__name__,
-                policy_class=f"{type(policy).__module__}.{type(policy).__qualname__}",
-                observation_space=actor.observation_space,
-                action_space=actor.action_space,
-                inputs=actor.inputs,
-                outputs=actor.outputs,
-                predict_dtype=self._predict_dtype(reference, probes),
-                recurrent=actor.recurrent,
-                sampling=actor.further.sampling,
-                opset_version=self._options.opset_version,
-                ir_version=self._graph.ir_version,
-                normalization=self._normalization.record(),
-                frame_stacks=_frame_stack_records(self._normalization),
-                environment=wrapper_names(self._model.get_env()),
-                control_period=self._options.control_period,
-                training=TrainingRecord(
-                    num_timesteps=int(self._model.num_timesteps),
-                    mean_reward=mean_reward if mean_reward is not None and np.isfinite(mean_reward) else None,
-                ),
-                provenance=Provenance(
-                    created=datetime.now(UTC).isoformat(timespec="seconds"),
-                    versions=dict(_versions()),
-                    algorithm_file=algorithm_file,
-                    statistics_file=statistics_file,
-                ),
-                entries=dict(self._options.metadata),
-            )
-            draft = join_container(body, contract_entries(metadata))  # all but the record, which tells of the proof
-            report = prove(draft, metadata, reference, probes, self._options)
-            data, metadata = seal(body, replace(metadata, cross_check=report.cross_check))
-        return ProvenPolicy(data=data, metadata=metadata, validation=report, seconds=seconds)
-
-    def _predict_dtype(self, reference: Reference, probes: Probes) -> str:
-        """The type of the actions that Stable-Baselines3 returns, asked once."""
-        if self._dtype is None:
-            self._dtype = str(reference.predict(take(probes.observations, slice(0, 1))).action.dtype)
-        return self._dtype
-
-    def reference(self, further: Further | None = None) -> Reference:
-        """Stable-Baselines3's own ``predict`` on raw observations."""
-        return Reference(self._model, self._normalization.vec_normalize, self._normalization.stacks, further)
-
-    def probes(self) -> Probes:
-        """Raw observations to try."""
-        policy, vec_normalize = self._model.policy, self._normalization.vec_normalize
-        n_samples = self._options.n_samples or _n_samples(sum(tensor.numel() for tensor in policy.parameters()))
-        seen = seen_observations(self._model, vec_normalize, limit=n_samples)
-        return draw_probes(
-            policy.observation_space, self._normalization.statistics(), seen, n_samples, masked_choices(policy)
-        )
-
-
-def _frame_stack_records(normalization: Normalization) -> tuple[FrameStackRecord, ...]:
-    """What a consumer must know to stack frames.
-
-    Stable-Baselines3 pads with zeros; where it does so after normalization, the raw value that is normalized to zero
-    takes their place.
-    """
-    frames = collect_statistics(normalization.vec_normalize)  # of single frames
-    records = []
-    for key, stack in normalization.stacks.items():
-        padding: float | tuple[float, ...] = 0.0
-        error = 0.0
-        if stack.after_normalization and key in frames:
-            raw, error = Normalize(frames[key]).of_zero()
-            padding = tuple(raw.reshape(-1).tolist())
-        records.append(
-            FrameStackRecord(key=key, n_stack=stack.n_stack, axis=stack.axis, padding=padding, padding_error=error)
-        )
-    return tuple(records)
-
-
-def check_algorithm(model: object) -> None:
-    """Refuse what is no Stable-Baselines3 algorithm.
-
-    :raises UnsupportedPolicyError: it is none, or it has no policy yet
-    """
-    if not isinstance(model, BaseAlgorithm):
-        raise UnsupportedPolicyError(
-            type(model).__qualname__, "it is not a Stable-Baselines3 algorithm", "Pass the model, such as PPO(...)."
-        )
-    if getattr(model, "policy", None) is None:
-        raise UnsupportedPolicyError(
-            type(model).__qualname__, "it has no policy yet", "Make it with _init_setup_model=True, the default."
-        )
-
-
-def _check_finite(policy: BasePolicy) -> None:
-    """Refuse a policy that has diverged, in whichever of its networks."""
-    for name, parameter in policy.named_parameters():
-        if not parameter.sum().isfinite() and not parameter.isfinite().all():  # the sum is quick, and may overflow
-            raise NonFiniteWeightsError(name)
-
-
-def _n_samples(n_parameters: int) -> int:
-    """Many observations for a small network, few for a large one: the proof costs what the network costs."""
-    return int(np.clip(1_000_000 // max(n_parameters, 1), 4, 64))
-
-
 def onnx_path(path: str | Path) -> Path:
     """Where a file will be written: ``path``, with ``.onnx`` added where it is missing.
 
@@ -375,22 +166,3 @@ def _own_zip(path: Path, model: BaseAlgorithm) -> Path | None:
     """The ``.zip`` beside a policy file, if it holds this very model."""
     zip_path = path.with_suffix(".zip")
     return zip_path if holds_policy_of(zip_path, model) else None
-
-
-@functools.cache
-def _versions() -> dict[str, str]:
-    """Versions of Python and of the packages that are installed."""
-    versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    seconds[stage] = time.perf_counter() - start

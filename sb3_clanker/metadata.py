@@ -27,6 +27,7 @@ from sb3_clanker.errors import (
     ReservedMetadataKeyError,
     SchemaVersionError,
 )
+from sb3_clanker.report import CrossCheckRecord
 from sb3_clanker.schema import from_json, to_json
 from sb3_clanker.tensors import LeafSpace, ObservationSpace, Sampling, TensorSpec, action_dim
 
@@ -125,31 +126,6 @@ class Provenance:
     versions: dict[str, str]
     algorithm_file: PairedFile | None = None
     statistics_file: PairedFile | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class CrossCheckRecord:
-    """What the comparison with Stable-Baselines3's own ``predict`` measured.
-
-    :ivar n_observations: observations compared
-    :ivar n_seen: how many of them training had really seen
-    :ivar max_difference: largest difference; Box actions in units of half their range, or of the largest one used
-    :ivar n_mismatches: observations on which the actions differ by more than the tolerance
-    :ivar n_ties: observations on which they differ by no more than Stable-Baselines3's own actions do when its
-        weights change in their last digit: near-ties of scores, not counted as mismatches
-    :ivar n_nonfinite: observations on which Stable-Baselines3 itself gives no finite action, not compared
-    :ivar atol: absolute tolerance
-    :ivar rtol: relative tolerance
-    """
-
-    n_observations: int
-    n_seen: int
-    max_difference: float
-    n_mismatches: int
-    n_ties: int
-    n_nonfinite: int
-    atol: float
-    rtol: float
 
 
 @dataclass(frozen=True, kw_only=True)

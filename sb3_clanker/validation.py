@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,54 +19,16 @@ from stable_baselines3.common.preprocessing import get_action_dim
 
 from sb3_clanker.contract import contract_problems
 from sb3_clanker.errors import ValidationError
-from sb3_clanker.metadata import CrossCheckRecord, PolicyMetadata
+from sb3_clanker.metadata import PolicyMetadata
 from sb3_clanker.options import ExportOptions
 from sb3_clanker.policy import OnnxPolicy
 from sb3_clanker.probes import Batch, Probes, batch_size, take
 from sb3_clanker.reference import Prediction, Reference
+from sb3_clanker.report import CrossCheckRecord, StageReport, ValidationReport
 
 _N_ENVS = 16
 """How many environments a recurrent policy is stepped in."""
 _SEED = 20_260_103
-
-
-@dataclass(frozen=True, kw_only=True)
-class StageReport:
-    """One stage of the proof.
-
-    :ivar name: ``structure``, ``contract``, ``runtime`` or ``cross_check``
-    :ivar passed: whether the file passed it
-    :ivar seconds: how long it took
-    :ivar detail: what was found, in words
-    """
-
-    name: str
-    passed: bool
-    seconds: float
-    detail: str
-
-
-@dataclass(kw_only=True)
-class ValidationReport:
-    """What a proof measured.
-
-    :ivar stages: the stages in order, up to the first that failed
-    :ivar cross_check: the figures of the comparison, None where it was not reached
-    """
-
-    stages: list[StageReport] = field(default_factory=list)
-    cross_check: CrossCheckRecord | None = None
-
-    @property
-    def passed(self) -> bool:
-        """Whether every stage was reached and passed."""
-        return len(self.stages) == 4 and all(stage.passed for stage in self.stages)
-
-    def __str__(self) -> str:
-        return "\n".join(
-            f"{'ok    ' if stage.passed else 'FAILED'} {stage.name:<12} {1e3 * stage.seconds:7.1f} ms  {stage.detail}"
-            for stage in self.stages
-        )
 
 
 def prove(

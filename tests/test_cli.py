@@ -22,7 +22,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_clanker import ExportOptions, OnnxPolicy, __version__, export_policy, read_metadata
 from sb3_clanker.cli import main
-from sb3_clanker.export import Exporter
+from sb3_clanker.exporter import Exporter
 from sb3_clanker.schema import to_json
 from sb3_clanker.statistics import Normalization
 from tests.worlds import (

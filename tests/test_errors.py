@@ -29,7 +29,7 @@ from sb3_clanker.errors import (
     UnsupportedSpaceError,
     ValidationError,
 )
-from sb3_clanker.validation import ValidationReport
+from sb3_clanker.report import ValidationReport
 
 _BUILTINS = {value for value in vars(builtins).values() if inspect.isclass(value) and issubclass(value, Exception)}
 _OWN = [

@@ -34,7 +34,7 @@ from sb3_clanker.errors import (
     UnsupportedOpsetError,
     UnsupportedPolicyError,
 )
-from sb3_clanker.export import Exporter
+from sb3_clanker.exporter import Exporter
 from sb3_clanker.statistics import Normalization
 from tests.worlds import BOX_ACTION, BOX_OBSERVATION, draw, make_env, make_model, predict_raw, spread
 

@@ -29,7 +29,6 @@ from sb3_clanker.errors import (
 )
 from sb3_clanker.metadata import (
     CONTRACT_KEYS,
-    CrossCheckRecord,
     NormalizationRecord,
     PairedFile,
     check_entries,
@@ -37,6 +36,7 @@ from sb3_clanker.metadata import (
     parse,
     stamp,
 )
+from sb3_clanker.report import CrossCheckRecord
 from sb3_clanker.tensors import BoxSpace, DiscreteSpace, TensorSpec
 from tests.worlds import BOX_ACTION, BOX_OBSERVATION, make_model
 

@@ -17,7 +17,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_clanker.errors import ClankerError, ValidationError
-from sb3_clanker.export import Exporter, ProvenPolicy
+from sb3_clanker.exporter import Exporter, ProvenPolicy
 from sb3_clanker.metadata import PolicyMetadata, stamp
 from sb3_clanker.options import ExportOptions
 from sb3_clanker.statistics import Normalization

@@ -1,0 +1,69 @@
+"""What a proof measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossCheckRecord:
+    """What the comparison with Stable-Baselines3's own ``predict`` measured.
+
+    :ivar n_observations: observations compared
+    :ivar n_seen: how many of them training had really seen
+    :ivar max_difference: largest difference; Box actions in units of half their range, or of the largest one used
+    :ivar n_mismatches: observations on which the actions differ by more than the tolerance
+    :ivar n_ties: observations on which they differ by no more than Stable-Baselines3's own actions do when its
+        weights change in their last digit: near-ties of scores, not counted as mismatches
+    :ivar n_nonfinite: observations on which Stable-Baselines3 itself gives no finite action, not compared
+    :ivar atol: absolute tolerance
+    :ivar rtol: relative tolerance
+    """
+
+    n_observations: int
+    n_seen: int
+    max_difference: float
+    n_mismatches: int
+    n_ties: int
+    n_nonfinite: int
+    atol: float
+    rtol: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageReport:
+    """One stage of the proof.
+
+    :ivar name: ``structure``, ``contract``, ``runtime`` or ``cross_check``
+    :ivar passed: whether the file passed it
+    :ivar seconds: how long it took
+    :ivar detail: what was found, in words
+    """
+
+    name: str
+    passed: bool
+    seconds: float
+    detail: str
+
+
+@dataclass(kw_only=True)
+class ValidationReport:
+    """What a proof measured.
+
+    :ivar stages: the stages in order, up to the first that failed
+    :ivar cross_check: the figures of the comparison, None where it was not reached
+    """
+
+    stages: list[StageReport] = field(default_factory=list)
+    cross_check: CrossCheckRecord | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether every stage was reached and passed."""
+        return len(self.stages) == 4 and all(stage.passed for stage in self.stages)
+
+    def __str__(self) -> str:
+        return "\n".join(
+            f"{'ok    ' if stage.passed else 'FAILED'} {stage.name:<12} {1e3 * stage.seconds:7.1f} ms  {stage.detail}"
+            for stage in self.stages
+        )
