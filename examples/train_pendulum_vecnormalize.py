@@ -21,7 +21,7 @@ def main() -> None:
     """Train, then evaluate the file on the raw environment."""
     model = SAC(
         "MlpPolicy",
-        VecNormalize(make_vec_env("Pendulum-v1", seed=1)),
+        VecNormalize(make_vec_env("Pendulum-v1", seed=1), norm_reward=False),
         learning_rate=1e-3,
         policy_kwargs={"net_arch": [64, 64]},
         seed=1,

@@ -35,6 +35,7 @@ from sb3_clanker.errors import (
     UnsupportedPolicyError,
 )
 from sb3_clanker.exporter import Exporter
+from sb3_clanker.graph import Graph
 from sb3_clanker.statistics import Normalization
 from tests.worlds import BOX_ACTION, BOX_OBSERVATION, draw, make_env, make_model, predict_raw, spread
 
@@ -245,6 +246,28 @@ def test_a_file_that_fails_its_proof_is_not_written_and_the_old_one_stays(
         export_policy(model, path)
     assert path.read_bytes() == before
     assert _files(tmp_path) == ["policy.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("tensor", "tamper"),
+    [
+        ("policy.action_net.weight", lambda values: values * 1.01),
+        ("observation.0.normalize.mean_high", lambda values: values + 0.01),
+        ("observation.0.normalize.deviation", lambda values: values * 1.01),
+        ("action_high", lambda values: values * 1e6),
+    ],
+    ids=["a weight", "the mean of another instant", "the deviation of another instant", "no clipping"],
+)
+def test_a_sabotaged_file_is_never_published(
+    tensor: str, tamper: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill = Graph.fill
+    monkeypatch.setattr(Graph, "fill", lambda graph, live: fill(graph, {**live, tensor: tamper(live[tensor])}))
+    model = make_model(normalize=True)
+    model.learn(32)
+    with pytest.raises(ValidationError, match="stage cross_check: the file and Stable-Baselines3 disagree"):
+        export_policy(model, tmp_path / "policy.onnx")
+    assert _files(tmp_path) == []
 
 
 class _Annealed(ActorCriticPolicy):

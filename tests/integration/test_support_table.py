@@ -136,7 +136,7 @@ def test_every_file_equals_its_own_zip(case: Case, tmp_path: Path) -> None:
     unit = (
         (action_space.high.astype(np.float64) - action_space.low) / 2 if isinstance(action_space, spaces.Box) else 1.0
     )
-    seen = set()
+    seen, at_a_bound = set(), False
     for n in (None, 1, 7, 40):
         for context in _contexts(model, rng, n):
             raw = _raw(case, rng, n)
@@ -145,8 +145,12 @@ def test_every_file_equals_its_own_zip(case: Case, tmp_path: Path) -> None:
             _assert_close(got, expected, unit)
             for got_part, expected_part in zip(got_state or (), expected_state or (), strict=True):
                 _assert_close(got_part, expected_part)
+            if isinstance(action_space, spaces.Box):
+                at_a_bound |= bool(np.any((expected == action_space.low) | (expected == action_space.high)))
             seen |= {row.tobytes() for row in (expected if n else expected[None])}
     assert len(seen) > 1, "the weights tell no actions apart"
+    if case.action == "Box" and not model.policy.squash_output and "normalize_images=False" not in case.variant:
+        assert at_a_bound, "no action is clipped"
 
 
 def test_the_table_is_as_large_as_promised() -> None:
