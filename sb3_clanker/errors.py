@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from sb3_clanker.report import ValidationReport
+from sb3_clanker.report import LatencyRecord, ValidationReport
 
 
 class ClankerError(Exception):
@@ -186,6 +186,21 @@ class ValidationError(ClankerError, ValueError):
     def __init__(self, message: str, report: ValidationReport) -> None:
         self.report = report
         super().__init__(message)
+
+
+class LatencyError(ClankerError, ValueError):
+    """A file is slower than was promised.
+
+    :ivar latency: what was measured
+    """
+
+    def __init__(self, latency: LatencyRecord) -> None:
+        self.latency = latency
+        super().__init__(
+            f"A prediction takes {latency.p50_ms:.3g} ms (median) and {latency.p99_ms:.3g} ms (99th percentile) on "
+            f"{latency.processor}, and max_latency_ms is {latency.limit_ms:g}. "
+            "Use a smaller network, or a higher limit."
+        )
 
 
 class PublicationError(ClankerError, OSError):

@@ -21,6 +21,7 @@ from sb3_clanker.environment import warn_of_inner_normalization, wrapper_names
 from sb3_clanker.errors import NonFiniteWeightsError, UnsupportedPolicyError, ValidationError
 from sb3_clanker.further import Further
 from sb3_clanker.graph import Graph
+from sb3_clanker.latency import measure_latency
 from sb3_clanker.metadata import (
     FrameStackRecord,
     PairedFile,
@@ -33,12 +34,16 @@ from sb3_clanker.metadata import (
 from sb3_clanker.normalization import Normalize, collect_statistics
 from sb3_clanker.observation import warn_of_lost_precision
 from sb3_clanker.options import ExportOptions
+from sb3_clanker.policy import OnnxPolicy
 from sb3_clanker.probes import Probes, draw_probes, take
 from sb3_clanker.reference import Reference, seen_observations
-from sb3_clanker.report import ValidationReport
+from sb3_clanker.report import LatencyRecord, ValidationReport
 from sb3_clanker.statistics import Normalization
+from sb3_clanker.twin import CpuTwin, alike, needs_twin
 from sb3_clanker.validation import prove
 
+_N_TWIN = 16
+"""How many observations a twin is held against the live policy on."""
 _PACKAGES = (
     "sb3-clanker",
     "stable-baselines3",
@@ -81,6 +86,7 @@ class Exporter:
         self._model, self._normalization, self._options = model, normalization, options
         self._graph: Graph | None = None
         self._dtype: str | None = None
+        self._twin: CpuTwin | None = None
         warn_of_inner_normalization(model.get_env())
 
     def export(
@@ -156,7 +162,8 @@ class Exporter:
             )
             draft = join_container(body, contract_entries(metadata))  # all but the record, which tells of the proof
             report = prove(draft, metadata, reference, probes, self._options)
-            data, metadata = seal(body, replace(metadata, cross_check=report.cross_check))
+            latency = self._latency(draft, metadata, probes)
+            data, metadata = seal(body, replace(metadata, cross_check=report.cross_check, latency=latency))
         return ProvenPolicy(data=data, metadata=metadata, validation=report, seconds=seconds)
 
     def _predict_dtype(self, reference: Reference, probes: Probes) -> str:
@@ -165,9 +172,28 @@ class Exporter:
             self._dtype = str(reference.predict(take(probes.observations, slice(0, 1))).action.dtype)
         return self._dtype
 
+    def _latency(self, draft: bytes, metadata: PolicyMetadata, probes: Probes) -> LatencyRecord | None:
+        limit = self._options.max_latency_ms
+        if limit is None:
+            return None
+        return measure_latency(OnnxPolicy.from_bytes(draft, metadata), take(probes.observations, 0), limit)
+
     def reference(self, further: Further | None = None) -> Reference:
-        """Stable-Baselines3's own ``predict`` on raw observations."""
-        return Reference(self._model, self._normalization.vec_normalize, self._normalization.stacks, further)
+        """Stable-Baselines3's own ``predict`` on raw observations; on the CPU, wherever the policy is."""
+        if not needs_twin(self._model.policy):
+            return self._ask(self._model, further)
+        if self._twin is None:
+            self._twin = CpuTwin(self._model.policy)
+        self._twin.update()
+        sample = take(self.probes().observations, slice(0, _N_TWIN))
+        live, copied = (self._ask(predictor).predict(sample).action for predictor in (self._model, self._twin.policy))
+        if not alike(live, copied, self._model.policy.action_space):
+            self._twin.remake()
+        return self._ask(self._twin.policy, further)
+
+    def _ask(self, predictor: BaseAlgorithm | BasePolicy, further: Further | None = None) -> Reference:
+        normalization = self._normalization
+        return Reference(self._model, predictor, normalization.vec_normalize, normalization.stacks, further)
 
     def probes(self) -> Probes:
         """Raw observations to try."""

@@ -27,7 +27,7 @@ from sb3_clanker.errors import (
     ReservedMetadataKeyError,
     SchemaVersionError,
 )
-from sb3_clanker.report import CrossCheckRecord
+from sb3_clanker.report import CrossCheckRecord, LatencyRecord
 from sb3_clanker.schema import from_json, to_json
 from sb3_clanker.tensors import LeafSpace, ObservationSpace, Sampling, TensorSpec, action_dim
 
@@ -151,6 +151,7 @@ class PolicyMetadata:
     :ivar training: how far training was
     :ivar provenance: where the file comes from
     :ivar cross_check: what the proof measured
+    :ivar latency: how long a prediction takes, None where no promise was asked for
     :ivar digest: ``sha256:`` and the digest of graph, weights and this record
     :ivar entries: the caller's own flat keys (beside the record, not in it)
     """
@@ -174,6 +175,7 @@ class PolicyMetadata:
     training: TrainingRecord
     provenance: Provenance
     cross_check: CrossCheckRecord | None = None
+    latency: LatencyRecord | None = None
     digest: str = ""
     entries: dict[str, str] = field(default_factory=dict)
 

@@ -27,6 +27,8 @@ class ExportOptions:
     :param rtol: the same, relative to the magnitude of the action in these units
     :param n_samples: how many random observations the cross-check tries beside those that training saw and the bounds
         of the space; None (the default) chooses by the size of the network
+    :param max_latency_ms: milliseconds that 99 of 100 predictions on one observation must keep on this machine; the
+        file is refused if they do not, and the figures go into its metadata. None (the default) measures nothing
     :param channels_last: whether the file takes images as height, width, channels, as cameras give them; by default it
         takes them as channels, height, width, as Stable-Baselines3 trains on them
     :param further_outputs: what the file tells beside the action, for those who sample or inspect: ``"distribution"``
@@ -50,6 +52,7 @@ class ExportOptions:
     atol: float = 1e-5
     rtol: float = 1e-5
     n_samples: int | None = None
+    max_latency_ms: float | None = None
     channels_last: bool = False
     further_outputs: Sequence[FurtherOutput] = ()
     observation_names: Labels | Mapping[str, Labels] | None = None
@@ -74,11 +77,12 @@ class ExportOptions:
         if isinstance(self.further_outputs, str) or not set(self.further_outputs) <= set(known):
             raise OptionError("further_outputs", self.further_outputs, f"a sequence of {', '.join(map(repr, known))}")
         object.__setattr__(self, "further_outputs", tuple(dict.fromkeys(self.further_outputs)))
-        period = self.control_period
-        if period is not None and (
-            isinstance(period, bool) or not isinstance(period, (int, float)) or not 0 < period < float("inf")
-        ):
-            raise OptionError("control_period", period, "a positive number of seconds, or None")
+        for option, unit in (("control_period", "seconds"), ("max_latency_ms", "milliseconds")):
+            value = getattr(self, option)
+            if value is not None and (
+                isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf")
+            ):
+                raise OptionError(option, value, f"a positive number of {unit}, or None")
         for option in ("observation_names", "observation_units", "action_names", "action_units"):
             object.__setattr__(self, option, _check_labels(option, getattr(self, option)))
         object.__setattr__(self, "metadata", dict(check_entries(self.metadata)))

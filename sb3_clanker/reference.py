@@ -48,10 +48,10 @@ _PERTURBATION = 1e-6
 class Reference:
     """``predict(observation, deterministic=True)`` of a live algorithm, on raw observations.
 
-    The policy's own, unmodified method is called. A policy on an accelerator is copied to the CPU for it: there, sums
-    are rounded as in onnxruntime, so that a tight comparison means something.
+    The policy's own, unmodified method is called.
 
     :param model: the algorithm
+    :param predictor: what is asked: the algorithm itself, or a copy of its policy
     :param vec_normalize: the normalization that the policy was trained with, or None
     :param further: what else the policy is asked to tell
     :param stacks: how frames are stacked; where that happens after VecNormalize, it gets one frame at a time
@@ -60,6 +60,7 @@ class Reference:
     def __init__(
         self,
         model: BaseAlgorithm,
+        predictor: BaseAlgorithm | BasePolicy,
         vec_normalize: VecNormalize | None,
         stacks: Mapping[str | None, FrameStack] = MappingProxyType({}),
         further: Further | None = None,
@@ -67,8 +68,7 @@ class Reference:
         self._further = further
         self._model, self._vec_normalize = model, vec_normalize
         self._stacks = {key: stack for key, stack in stacks.items() if stack.after_normalization}
-        on_cpu = model.policy.device.type == "cpu"
-        self._predictor: BaseAlgorithm | BasePolicy = model if on_cpu else copy_policy(model.policy)
+        self._predictor = predictor
 
     @property
     def action_space(self) -> spaces.Space[Any]:

@@ -31,6 +31,22 @@ class CrossCheckRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LatencyRecord:
+    """How long one prediction took, measured because the caller asked for a promise.
+
+    :ivar p50_ms: median, in milliseconds
+    :ivar p99_ms: 99th percentile, in milliseconds
+    :ivar limit_ms: what was promised of the 99th percentile
+    :ivar processor: what it was measured on
+    """
+
+    p50_ms: float
+    p99_ms: float
+    limit_ms: float
+    processor: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class StageReport:
     """One stage of the proof.
 

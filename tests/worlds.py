@@ -116,7 +116,7 @@ def make_model(
     net = SMALL_NET | ({"lstm_hidden_size": 16} if name == "RecurrentPPO" else {})
     kwargs["policy_kwargs"] = net | kwargs.get("policy_kwargs", {})
     env = env or make_env(observation_space, action_space, n_envs=n_envs, normalize=normalize)
-    model: BaseAlgorithm = algorithm(policy, env, device="cpu", seed=0, **kwargs)
+    model: BaseAlgorithm = algorithm(policy, env, seed=0, **{"device": "cpu"} | kwargs)
     spread(model, scale)
     return model
 
