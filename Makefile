@@ -3,12 +3,13 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help example test lint types unit soak clean
+.PHONY: help example test lint types unit soak bench clean
 
 help:
 	@echo "make example   train CartPole, write best_model.onnx, play it"
 	@echo "make test      lint, check types, run the tests"
 	@echo "make soak      run the long tests: hundreds of drawn spaces and networks"
+	@echo "make bench     what it costs, beside Stable-Baselines3 itself"
 	@echo "make clean     remove what these made"
 
 # torch comes first and pinned: left to itself, pip would take whatever is newest.
@@ -37,6 +38,9 @@ unit: $(INSTALLED)
 
 soak: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow
+
+bench: $(INSTALLED)
+	$(BIN)/python -m benchmarks
 
 clean:
 	rm -rf .venv runs .mypy_cache .pytest_cache .ruff_cache .import_linter_cache *.egg-info

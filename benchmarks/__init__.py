@@ -1,0 +1,1 @@
+"""What it costs: ratios, measured side by side in one run."""

@@ -1,0 +1,76 @@
+"""What a checkpoint costs: export, proof and write of an .onnx, beside Stable-Baselines3's own save()."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+from benchmarks import models
+from benchmarks.harness import Row, ratio_row, report, side_by_side, time_row
+from sb3_clanker.artifact import Publication
+from sb3_clanker.exporter import Exporter
+from sb3_clanker.options import ExportOptions
+from sb3_clanker.statistics import resolve_normalization
+
+REPEATS = 25
+
+
+def _measure(name: str, model: BaseAlgorithm, folder: Path) -> list[Row]:
+    exporter = Exporter(model, resolve_normalization(model, "auto"), ExportOptions())
+
+    def checkpoint() -> None:
+        proven = exporter.export()
+        with Publication(folder) as publication:
+            publication.stage("policy.onnx", lambda file: file.write(proven.data))
+            publication.commit()
+
+    seconds = side_by_side({"onnx": checkpoint, "zip": lambda: model.save(folder / "model.zip")}, REPEATS)
+    return [
+        time_row(f"{name}: model.save()", seconds["zip"]),
+        time_row(f"{name}: export, proof and write", seconds["onnx"]),
+        ratio_row(f"{name}: checkpoint / save", seconds["onnx"], seconds["zip"], at_most=1.0),
+    ]
+
+
+def _against_torch(model: Any) -> list[Row]:
+    """torch.onnx.export at its defaults, of the same actor's network."""
+    exporter = Exporter(model, resolve_normalization(model, "auto"), ExportOptions())
+
+    class Network(th.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.policy = model.policy
+
+        def forward(self, observation: th.Tensor) -> th.Tensor:
+            logits: th.Tensor = self.policy.action_net(self.policy.mlp_extractor.forward_actor(observation))
+            return logits
+
+    network, example = Network(), th.zeros(2, 4)
+    seconds = side_by_side(
+        {
+            "torch": lambda: th.onnx.export(network, (example,), verbose=False),
+            "export": exporter.export,
+        },
+        5,
+    )
+    return [
+        time_row("torch.onnx.export of the network alone", seconds["torch"]),
+        ratio_row("torch.onnx.export / export and proof", seconds["torch"], seconds["export"], at_least=100),
+    ]
+
+
+def main() -> None:
+    """Measure and report."""
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for make in (models.ppo_mlp, models.sac, models.dqn, models.ppo_cnn, models.dqn_cnn):
+            rows += _measure(make.__name__, make(), Path(folder))
+    report("checkpoint", [*rows, *_against_torch(models.ppo_mlp())])
+
+
+if __name__ == "__main__":
+    main()
