@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -266,13 +267,15 @@ class OnnxCheckpointCallback(BaseCallback):
                     algorithm_file=pair_with_zip(staged_zip, zip_name),
                     statistics_file=statistics_file,
                 )
+                start = time.perf_counter()
                 publication.stage(onnx_name, lambda file: file.write(proven.data))
+                seconds = {**proven.seconds, "write": time.perf_counter() - start}
             finally:
                 publication.commit()
         report = ExportReport(
             path=self.save_path / onnx_name,
             size=len(proven.data),
-            seconds=proven.seconds,
+            seconds=seconds,
             validation=proven.validation,
             metadata=proven.metadata,
         )
