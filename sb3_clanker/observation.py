@@ -21,7 +21,12 @@ from sb3_clanker.normalization import Normalize, Statistics
 from sb3_clanker.tensors import BATCH, Layout, TensorSpec
 
 OBSERVATION = "obs"
-RESERVED_NAMES = ("action", "action_masks", "h_in", "c_in", "h_out", "c_out", "episode_start", OBSERVATION)
+RESERVED_NAMES = (
+    *(OBSERVATION, "action", "action_masks", "h_in", "c_in", "h_out", "c_out", "episode_start"),
+    *("action_mean", "action_std", "action_logits", "value", "q_values"),
+    *("action_low", "action_high", "action_range"),
+)
+"""What the other inputs, the outputs, and the weights without a dot in their name are called."""
 
 _LARGEST_LOSS = 1e-3
 """Rounding that is worth a warning, in standard deviations."""
@@ -50,7 +55,7 @@ class ObservationInput(nn.Module):
     ) -> None:
         super().__init__()
         self._space = space
-        self._transposes = channels_last and _is_image(space)
+        self._transposes = channels_last and (is_image_space(space) or _is_float_image(space))
         self.normalize = None if statistics is None else Normalize(statistics)
         self.spec = _spec(key, name, space, self._transposes)
 
@@ -131,9 +136,14 @@ def _is_plain(key: str) -> bool:
     return bool(_PLAIN_NAME.fullmatch(key)) and key not in RESERVED_NAMES
 
 
-def _is_image(space: spaces.Space[Any]) -> bool:
-    """A Box that convolutions see as an image, whether or not VecNormalize has turned it into floats."""
-    return isinstance(space, spaces.Box) and len(space.shape) == 3
+def _is_float_image(space: spaces.Space[Any]) -> bool:
+    """Whether a Box looks like an image of floats with its channels first, as VecNormalize makes them."""
+    return (
+        isinstance(space, spaces.Box)
+        and len(space.shape) == 3
+        and np.issubdtype(space.dtype, np.floating)
+        and int(np.argmin(space.shape)) == 0
+    )
 
 
 def _spec(key: str | None, name: str, space: spaces.Space[Any], transposes: bool) -> TensorSpec:
@@ -146,10 +156,10 @@ def _spec(key: str | None, name: str, space: spaces.Space[Any], transposes: bool
         meaning = "index of each category, whole numbers"
     elif isinstance(space, spaces.MultiBinary):
         meaning = "0 or 1 for each element"
-    elif _is_image(space):
+    elif transposes or is_image_space(space):
         layout = "channels_last" if transposes else "channels_first"
         shape = (*shape[1:], shape[0]) if transposes else shape
-        meaning = "raw image, 0 to 255" if is_image_space(space) else "raw observation of three dimensions"
+        meaning = "raw image, 0 to 255" if is_image_space(space) else "raw image"
     return TensorSpec(
         name=name,
         dtype="uint8" if is_image_space(space) else "float32",

@@ -190,8 +190,9 @@ def _encoder(metadata: PolicyMetadata) -> Callable[[Observation], _Encoded]:
         feed: dict[str, Array] = {}
         batched = False
         for key, encode_leaf in leaves.items():
-            leaf, batched = encode_leaf(observation[key])
+            leaf, leaf_batched = encode_leaf(observation[key])
             feed.update(leaf)
+            batched |= leaf_batched
         if len({len(leaf) for leaf in feed.values()}) > 1:
             sizes = {name: len(leaf) for name, leaf in feed.items()}
             raise ObservationError(f"The observations of all keys must be equally many, got {sizes}.")
