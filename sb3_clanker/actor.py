@@ -7,6 +7,7 @@ observation before, unscaling or clipping of the action after. No policy is writ
 
 from __future__ import annotations
 
+import copyreg
 import io
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import get_action_dim
 from torch import nn
+from torch.nn.utils import parametrize
 
 from sb3_clanker.errors import UnsupportedPolicyError, UnsupportedSpaceError
 from sb3_clanker.further import further_outputs
@@ -224,10 +226,25 @@ def copy_policy(policy: PolicyT) -> PolicyT:
     By pickling: ``copy.deepcopy`` refuses the tensors that training leaves in distributions.
     """
     buffer = io.BytesIO()
-    th.save(policy, buffer, pickle_module=cloudpickle)
+    th.save(policy, buffer, pickle_module=_Pickling)
     buffer.seek(0)
     copy: PolicyT = th.load(buffer, map_location="cpu", weights_only=False)
     return copy
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """Pickles modules with parametrizations (weight norm and the like) too, whose own ``__getstate__`` refuses."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, nn.Module) and parametrize.is_parametrized(obj):
+            return copyreg.__newobj__, (type(obj),), obj.__dict__  # type: ignore[attr-defined]
+        return super().reducer_override(obj)
+
+
+class _Pickling:
+    """What ``torch.save`` takes for a pickle module."""
+
+    Pickler = _Pickler
 
 
 def _process_step(

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-import numpy as np
-
 from sb3_clanker.tensors import (
     BATCH,
     BoxSpace,
@@ -22,7 +20,9 @@ from sb3_clanker.tensors import (
 
 _LARGEST = 1 << 26
 """Elements of one observation or action: far beyond any real one, and small enough to be allocated without harm."""
-_KINDS = "biuf"
+_NUMBERS = {"bool", "float16", "float32", "float64"} | {
+    f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)
+}
 
 
 def contradictions(
@@ -73,8 +73,9 @@ def _in_space(space: ObservationSpace) -> Iterator[str]:
 def _in_inputs(space: ObservationSpace, inputs: tuple[TensorSpec, ...]) -> Iterator[str]:
     leaves: dict[str | None, LeafSpace] = {}
     leaves.update(space.spaces.items() if isinstance(space, DictSpace) else [(None, space)])
-    observed = {spec.key: spec for spec in inputs if spec.role == "observation"}
-    if set(observed) != set(leaves):
+    specs = [spec for spec in inputs if spec.role == "observation"]
+    observed = {spec.key: spec for spec in specs}
+    if set(observed) != set(leaves) or len(specs) != len(leaves):
         yield "they are not one for each observation"
         return
     for key, leaf in leaves.items():
@@ -92,7 +93,4 @@ def _in_outputs(space: LeafSpace, outputs: tuple[TensorSpec, ...]) -> Iterator[s
 
 
 def _is_number(dtype: str) -> bool:
-    try:
-        return np.dtype(dtype).kind in _KINDS
-    except TypeError:
-        return False
+    return dtype in _NUMBERS

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack, VecNormalize
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack, VecNormalize, VecTransposeImage
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvWrapper
 from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
 
@@ -50,8 +51,18 @@ def frame_stacks(env: VecEnv | None) -> dict[str | None, FrameStack]:
             normalized_before = any(isinstance(inner, VecNormalize) for inner in chain[position:])
             stacked: Any = wrapper.stacked_obs
             by_key = getattr(stacked, "sub_stacked_observations", {None: stacked})
-            return {key: _frame_stack(of_key, normalized_before) for key, of_key in by_key.items()}
+            transposed = _transposed_keys(chain[:position])
+            return {key: _frame_stack(of_key, normalized_before, key in transposed) for key, of_key in by_key.items()}
     return {}
+
+
+def _transposed_keys(wrappers: list[VecEnv]) -> set[str | None]:
+    """Keys of images whose channels are put first, or None for an image without a key."""
+    keys: set[str | None] = set()
+    for wrapper in wrappers:
+        if isinstance(wrapper, VecTransposeImage) and not wrapper.skip:
+            keys |= set(wrapper.image_space_keys) if isinstance(wrapper.observation_space, spaces.Dict) else {None}
+    return keys
 
 
 def warn_of_inner_normalization(env: VecEnv | None) -> None:
@@ -66,12 +77,12 @@ def warn_of_inner_normalization(env: VecEnv | None) -> None:
         )
 
 
-def _frame_stack(stacked: StackedObservations[Any], normalized_before: bool) -> FrameStack:
-    axis = stacked.repeat_axis
+def _frame_stack(stacked: StackedObservations[Any], normalized_before: bool, transposed: bool) -> FrameStack:
     rank = len(stacked.stacked_shape)
-    return FrameStack(
-        n_stack=stacked.n_stack, axis=axis if axis < 0 else axis - rank, after_normalization=normalized_before
-    )
+    axis = stacked.repeat_axis if stacked.repeat_axis < 0 else stacked.repeat_axis - rank
+    if transposed:  # height, width, channels become channels, height, width
+        axis = {-1: -3, -3: -2, -2: -1}[axis]
+    return FrameStack(n_stack=stacked.n_stack, axis=axis, after_normalization=normalized_before)
 
 
 def _vec_chain(env: VecEnv) -> Iterator[VecEnv]:

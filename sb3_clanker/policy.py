@@ -266,12 +266,13 @@ def _further_encoder(
         if state is None:
             feed["h_in"] = feed["c_in"] = np.zeros(expected, np.float32)
         else:
-            feed["h_in"], feed["c_in"] = (np.asarray(part, np.float32) for part in state)
-            if feed["h_in"].shape != expected or feed["c_in"].shape != expected:
+            parts = [_to_float32(part) for part in state]
+            if [part is not None and part.shape for part in parts] != [expected, expected]:
+                got = " and ".join("no array of numbers" if part is None else str(part.shape) for part in parts)
                 raise ObservationError(
-                    f"The state for {n} observations must be two arrays of the shape {expected}, got "
-                    f"{feed['h_in'].shape} and {feed['c_in'].shape}."
+                    f"The state for {n} observations must be two arrays of the shape {expected}, got {got or 'none'}."
                 )
+            feed["h_in"], feed["c_in"] = (part for part in parts if part is not None)
         starts = np.zeros(n, np.float32) if episode_start is None else np.asarray(episode_start, np.float32)
         if starts.shape != (n,):
             raise ObservationError(
@@ -282,6 +283,13 @@ def _further_encoder(
     if "action_masks" in shapes:
         return add_masks
     return add_state if metadata.recurrent else None
+
+
+def _to_float32(value: object) -> Array | None:
+    try:
+        return np.asarray(value, np.float32)
+    except (TypeError, ValueError):
+        return None
 
 
 def _decoder(metadata: PolicyMetadata) -> Callable[[Array], Array]:
