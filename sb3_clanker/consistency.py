@@ -14,10 +14,12 @@ from sb3_clanker.tensors import (
     MultiBinarySpace,
     MultiDiscreteSpace,
     ObservationSpace,
+    Sampling,
     TensorSpec,
     action_dim,
 )
 
+_STATE = {"h_in", "c_in", "episode_start", "h_out", "c_out"}
 _LARGEST = 1 << 26
 """Elements of one observation or action: far beyond any real one, and small enough to be allocated without harm."""
 _NUMBERS = {"bool", "float16", "float32", "float64"} | {
@@ -31,6 +33,8 @@ def contradictions(
     inputs: tuple[TensorSpec, ...],
     outputs: tuple[TensorSpec, ...],
     predict_dtype: str,
+    recurrent: bool = False,
+    sampling: Sampling | None = None,
 ) -> list[str]:
     """One line for every contradiction, beginning with the field's path; empty for a sound record."""
     spaces = {"observation_space": observation_space, "action_space": action_space}
@@ -40,7 +44,18 @@ def contradictions(
     if not problems:
         problems += [f"inputs: {problem}" for problem in _in_inputs(observation_space, inputs)]
         problems += [f"outputs: {problem}" for problem in _in_outputs(action_space, outputs)]
+        names = {spec.name for spec in (*inputs, *outputs)}
+        if recurrent != (names >= _STATE):
+            problems.append(f"recurrent: it is {recurrent}, which does not fit the inputs and outputs")
+        if sampling is not None and not _can_sample(sampling, action_space, names):
+            problems.append(f"sampling: {sampling!r} does not fit the action space and the outputs")
     return problems
+
+
+def _can_sample(sampling: Sampling, space: LeafSpace, names: set[str]) -> bool:
+    if sampling in ("gaussian", "squashed_gaussian"):
+        return isinstance(space, BoxSpace) and {"action_mean", "action_std"} <= names
+    return not isinstance(space, BoxSpace) and "action_logits" in names
 
 
 def _in_space(space: ObservationSpace) -> Iterator[str]:
@@ -82,7 +97,8 @@ def _in_inputs(space: ObservationSpace, inputs: tuple[TensorSpec, ...]) -> Itera
         spec, shape = observed[key], (1,) if isinstance(leaf, DiscreteSpace) else leaf.shape
         if spec.layout == "channels_last":
             shape = (*shape[1:], *shape[:1])
-        if spec.shape != (BATCH, *shape) or spec.dtype not in ("float32", "uint8"):
+        misplaced = spec.layout is not None and len(leaf.shape) != 3
+        if misplaced or spec.shape != (BATCH, *shape) or spec.dtype not in ("float32", "uint8"):
             yield f"{spec.name!r} is {spec.dtype} {list(spec.shape)}, which does not fit its space"
 
 

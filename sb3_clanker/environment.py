@@ -73,7 +73,7 @@ def warn_of_inner_normalization(env: VecEnv | None) -> None:
             "folded into the file, which will expect observations normalized in the same way. Use Stable-Baselines3's "
             "VecNormalize in its place.",
             InnerNormalizationWarning,
-            stacklevel=3,
+            stacklevel=5,
         )
 
 

@@ -272,7 +272,13 @@ def parse(data: bytes, path: Path | None = None) -> PolicyMetadata:
     if metadata.digest != _digest(body, record.replace(metadata.digest, "", 1)):
         raise PolicyFileError(path, "the file was changed or damaged after it was proven. Export the policy again.")
     if problems := contradictions(
-        metadata.observation_space, metadata.action_space, metadata.inputs, metadata.outputs, metadata.predict_dtype
+        metadata.observation_space,
+        metadata.action_space,
+        metadata.inputs,
+        metadata.outputs,
+        metadata.predict_dtype,
+        metadata.recurrent,
+        metadata.sampling,
     ):
         raise MetadataError(path, problems)
     expected = contract_entries(metadata)

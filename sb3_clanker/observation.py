@@ -100,7 +100,7 @@ def warn_of_lost_precision(space: spaces.Space[Any], statistics: Mapping[str | N
                     f"{where} is float64 and lies so far from zero that float32, the type of the file's input, rounds "
                     f"it by {lost:.1g} of its standard deviation. Subtract a constant in the environment.",
                     PrecisionWarning,
-                    stacklevel=4,
+                    stacklevel=6,
                 )
 
 

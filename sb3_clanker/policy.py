@@ -249,10 +249,10 @@ def _further_encoder(
 
     def add_masks(feed: dict[str, Array], _: State | None, __: Array | None, action_masks: Array | None) -> None:
         n, n_choices = len(feed[observation]), int(shapes["action_masks"][1])
-        masks = np.ones((n, n_choices), bool) if action_masks is None else np.asarray(action_masks, bool)
-        if masks.size != n * n_choices:
+        masks = np.ones((n, n_choices), bool) if action_masks is None else _to_array(action_masks, np.bool_)
+        if masks is None or masks.size != n * n_choices:
             raise ObservationError(
-                f"The action masks for {n} observations must have the shape ({n}, {n_choices}), got {masks.shape}."
+                f"The action masks for {n} observations must have the shape ({n}, {n_choices}), got {_shape(masks)}."
             )
         feed["action_masks"] = masks.reshape(n, n_choices)
 
@@ -266,17 +266,17 @@ def _further_encoder(
         if state is None:
             feed["h_in"] = feed["c_in"] = np.zeros(expected, np.float32)
         else:
-            parts = [_to_float32(part) for part in state]
+            parts = [_to_array(part, np.float32) for part in state]
             if [part is not None and part.shape for part in parts] != [expected, expected]:
-                got = " and ".join("no array of numbers" if part is None else str(part.shape) for part in parts)
+                got = " and ".join(_shape(part) for part in parts)
                 raise ObservationError(
                     f"The state for {n} observations must be two arrays of the shape {expected}, got {got or 'none'}."
                 )
             feed["h_in"], feed["c_in"] = (part for part in parts if part is not None)
-        starts = np.zeros(n, np.float32) if episode_start is None else np.asarray(episode_start, np.float32)
-        if starts.shape != (n,):
+        starts = np.zeros(n, np.float32) if episode_start is None else _to_array(episode_start, np.float32)
+        if starts is None or starts.shape != (n,):
             raise ObservationError(
-                f"episode_start for {n} observations must have the shape ({n},), got {starts.shape}."
+                f"episode_start for {n} observations must have the shape ({n},), got {_shape(starts)}."
             )
         feed["episode_start"] = starts
 
@@ -285,11 +285,16 @@ def _further_encoder(
     return add_state if metadata.recurrent else None
 
 
-def _to_float32(value: object) -> Array | None:
+def _to_array(value: object, dtype: type[np.generic]) -> Array | None:
+    """An array of a type, or None where a value is none."""
     try:
-        return np.asarray(value, np.float32)
+        return np.asarray(value, dtype)
     except (TypeError, ValueError):
         return None
+
+
+def _shape(array: Array | None) -> str:
+    return "no array of numbers" if array is None else str(array.shape)
 
 
 def _decoder(metadata: PolicyMetadata) -> Callable[[Array], Array]:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from sb3_clanker import ExportOptions, PolicyMetadata, export_policy
+from sb3_clanker import ClankerError, ExportOptions, OnnxPolicy, PolicyMetadata, export_policy
 from sb3_clanker.consistency import contradictions
 from sb3_clanker.container import split_container
 from sb3_clanker.errors import MetadataError
@@ -316,6 +316,22 @@ def test_a_type_that_numpy_chokes_on_is_damage_to_a_record(file: tuple[bytes, Po
     body, metadata = file
     with pytest.raises(MetadataError, match="predict_dtype: expected the name of a type of numbers"):
         parse(stamp(body, replace(metadata, predict_dtype="6)")))
+
+
+def test_a_layout_of_what_is_no_image_is_named() -> None:
+    for layout in ("channels_first", "channels_last"):
+        problems = _found(inputs=(replace(OBS, layout=layout),))
+        assert problems
+        assert problems[0].startswith("inputs: 'obs' ")
+
+
+@pytest.mark.parametrize(
+    "changes", [{"recurrent": True}, {"sampling": "categorical"}, {"sampling": "gaussian"}], ids=str
+)
+def test_a_record_of_more_than_the_graph_has_is_refused(file: tuple[bytes, PolicyMetadata], changes: Any) -> None:
+    body, metadata = file
+    with pytest.raises(ClankerError):
+        OnnxPolicy.from_bytes(stamp(body, replace(metadata, **changes)))
 
 
 def test_shapes_are_told_without_allocating_them() -> None:

@@ -442,6 +442,13 @@ def test_normalization_within_the_environment_is_warned_of(tmp_path: Path) -> No
     assert report.metadata.normalization.status == "none"
 
 
+def test_the_warning_points_at_the_line_that_exports(tmp_path: Path) -> None:
+    model = make_model(env=DummyVecEnv([_normalizing]))
+    with pytest.warns(InnerNormalizationWarning, match="normalizes its observations itself") as warned:
+        export_policy(model, tmp_path / "policy", options=ExportOptions(n_samples=16))
+    assert warned[0].filename == __file__
+
+
 def test_normalization_within_one_of_several_environments_is_warned_of() -> None:
     env = DummyVecEnv([lambda: Monitor(SpacesEnv(BOX_OBSERVATION, BOX_ACTION)), _normalizing])
     with pytest.warns(InnerNormalizationWarning, match=INNER):

@@ -266,6 +266,12 @@ def test_digits_that_float32_cannot_carry_are_warned_of(tmp_path: Path) -> None:
     assert not isinstance(warned[0].message, ClankerError)
 
 
+def test_the_warning_points_at_the_line_that_exports(tmp_path: Path) -> None:
+    with pytest.warns(PrecisionWarning, match="far from zero") as warned:
+        _far_away(tmp_path / "policy", [0.0, 1e6, 0.0], [1.0, 1e-6, 1.0], UNBOUNDED_FLOAT64)
+    assert warned[0].filename == __file__
+
+
 def _statistics(mean: float, deviation: float) -> Statistics:
     return Statistics(mean=np.full(3, mean), variance=np.full(3, deviation**2), epsilon=1e-8, clip_obs=10.0)
 

@@ -155,6 +155,12 @@ def test_masks_of_another_size_are_refused(worlds: Worlds, observation: Any, mas
     assert isinstance(raised.value, ValueError)
 
 
+def test_masks_that_are_no_array_are_refused(worlds: Worlds) -> None:
+    ragged: Any = [[True, True, True, True], [True]]
+    with pytest.raises(ObservationError, match=r"The action masks for 2 observations must have the shape \(2, 4\)"):
+        worlds("Discrete").policy.predict(np.zeros((2, 3)), action_masks=ragged)
+
+
 def test_a_policy_without_masks_refuses_them(tmp_path: Path) -> None:
     policy = OnnxPolicy(export_policy(make_model(action_space=DISCRETE), tmp_path / "policy").path)
     with pytest.raises(ObservationError, match=r"^This policy takes no action masks, got some\.$"):

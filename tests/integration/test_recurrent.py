@@ -296,6 +296,12 @@ def test_a_start_of_an_episode_of_another_shape_is_refused(box: World, shape: tu
     _refused(box, message, episode_start=np.zeros(shape, bool))
 
 
+@pytest.mark.parametrize("start", [["a", "b"], [[1], [1, 0]], [None, {}]], ids=["strings", "ragged", "objects"])
+def test_a_start_of_an_episode_that_is_no_array_is_refused(box: World, start: Any) -> None:
+    with pytest.raises(ObservationError, match=r"episode_start for 2 observations must"):
+        box.policy.predict(np.zeros((2, 3), np.float32), episode_start=start)
+
+
 def test_masks_are_refused(box: World) -> None:
     _refused(box, "This policy takes no action masks, got some.", action_masks=np.ones((2, 4), bool))
 
