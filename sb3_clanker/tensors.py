@@ -186,10 +186,9 @@ def to_gymnasium(space: ObservationSpace) -> spaces.Space[object]:
 def _pack(bound: NDArray[np.generic], role: str) -> Bound:
     """Bounds as JSON has them. Action bounds stay a list: consumers read them element by element."""
     flat = bound.reshape(-1)
-    if role == "observation" and flat.size and (flat == flat[0]).all():
-        flat = flat[:1]
-    values = tuple(float(value) if np.isfinite(value) else None for value in flat)
-    return values[0] if len(values) < bound.size else values
+    uniform = role == "observation" and flat.size > 0 and bool((flat == flat[0]).all())
+    values = tuple(float(value) if np.isfinite(value) else None for value in (flat[:1] if uniform else flat))
+    return values[0] if uniform else values
 
 
 def _cast(bound: NDArray[np.float64], dtype: type[Any]) -> NDArray[Any]:
