@@ -58,6 +58,11 @@ class Generation:
         return cls.named(f"{prefix}_{num_timesteps}_steps")
 
 
+def vectors_path(path: Path) -> Path:
+    """Where the test vectors of a policy file lie."""
+    return path.with_name(f"{path.stem}.vectors.json")
+
+
 BEST = Generation.named("best_model")
 FINAL = Generation.named("final_model")
 

@@ -17,7 +17,16 @@ from stable_baselines3.common.save_util import save_to_pkl
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_clanker.actor import masked_choices
-from sb3_clanker.artifact import BEST, FINAL, Generation, Publication, ensure_folder, pair_with_file, pair_with_zip
+from sb3_clanker.artifact import (
+    BEST,
+    FINAL,
+    Generation,
+    Publication,
+    ensure_folder,
+    pair_with_file,
+    pair_with_zip,
+    vectors_path,
+)
 from sb3_clanker.errors import OptionError
 from sb3_clanker.export import ExportReport
 from sb3_clanker.exporter import Exporter
@@ -269,6 +278,8 @@ class OnnxCheckpointCallback(BaseCallback):
                 )
                 start = time.perf_counter()
                 publication.stage(onnx_name, lambda file: file.write(proven.data))
+                if (vectors := proven.vectors) is not None:
+                    publication.stage(vectors_path(Path(onnx_name)).name, lambda file: file.write(vectors))
                 seconds = {**proven.seconds, "write": time.perf_counter() - start}
             finally:
                 publication.commit()

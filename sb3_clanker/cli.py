@@ -15,8 +15,10 @@ from pathlib import Path
 from sb3_clanker import __version__
 from sb3_clanker.errors import ClankerError
 from sb3_clanker.metadata import PolicyMetadata, read_metadata
+from sb3_clanker.policy import OnnxPolicy
 from sb3_clanker.schema import to_json
 from sb3_clanker.tensors import DictSpace, ObservationSpace, TensorSpec
+from sb3_clanker.vectors import check_vectors, read_vectors
 
 _EPILOG = "exit codes: 0 it worked, 1 it did not (the reason is one line on standard error), 2 wrong usage"
 _TRUST = "Loading a .zip or a .pkl runs code that is in it: use files that you trust."
@@ -28,7 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     :param arguments: the words after the program's name, ``sys.argv`` by default
     :return: the exit code
     """
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.command is _validate and options.vectors is None and options.model is None:
+        parser.error("validate needs --model, or --vectors, or both")
     command: Callable[[argparse.Namespace], None] = options.command
     try:
         with warnings.catch_warnings():
@@ -46,7 +51,7 @@ def _export(options: argparse.Namespace) -> None:
     from sb3_clanker.options import ExportOptions
     from sb3_clanker.statistics import resolve_normalization
 
-    export_options = ExportOptions(opset_version=options.opset)
+    export_options = ExportOptions(opset_version=options.opset, test_vectors=options.test_vectors)
     path = onnx_path(options.output or options.model.parent / f"{options.model.stem}.onnx")
     model = load_algorithm(options.model, options.algo)
     normalization = resolve_normalization(model, _source(options.vecnormalize), options.model)
@@ -56,6 +61,14 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _validate(options: argparse.Namespace) -> None:
+    if options.vectors is not None:
+        report = check_vectors(OnnxPolicy(options.policy), read_vectors(options.vectors))
+        print(f"{options.policy} agrees with {report.n_cases} test vectors, within {report.max_difference:.2g}")
+    if options.model is not None:
+        _validate_against_model(options)
+
+
+def _validate_against_model(options: argparse.Namespace) -> None:
     from sb3_clanker.export import check_policy
     from sb3_clanker.loading import load_algorithm
     from sb3_clanker.metadata import parse, read_file
@@ -127,12 +140,18 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--opset", type=int, default=18, help="ONNX opset, 17 to 23 (default: 18)")
     export.set_defaults(command=_export)
 
-    validate = commands.add_parser("validate", help="prove a .onnx against a .zip again", description=_TRUST)
+    export.add_argument("--test-vectors", type=int, metavar="N", help="write N test vectors to F.vectors.json as well")
+
+    validate = commands.add_parser(
+        "validate", help="prove a .onnx again, against a .zip or test vectors", description=_TRUST
+    )
     validate.add_argument("policy", type=Path, metavar="POLICY.onnx")
+    validate.add_argument("--vectors", type=Path, metavar="F.vectors.json", help="test vectors; needs no torch")
     validate.set_defaults(command=_validate)
 
     for command in (export, validate):
-        command.add_argument("--model", type=Path, required=True, metavar="M.zip", help="what model.save() wrote")
+        needed = command is export
+        command.add_argument("--model", type=Path, required=needed, metavar="M.zip", help="what model.save() wrote")
         command.add_argument(
             "--vecnormalize",
             default="auto",

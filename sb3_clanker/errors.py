@@ -255,6 +255,24 @@ class SchemaVersionError(PolicyFileError):
         super().__init__(path, f"schema version {found!r} of the record is unknown, expected 1 to {known}. {remedy}")
 
 
+class VectorsError(ClankerError, ValueError):
+    """A file of test vectors that cannot be read.
+
+    :ivar path: the file
+    """
+
+    def __init__(self, path: Path, problem: str) -> None:
+        self.path = path
+        super().__init__(f"{path}: these are no test vectors, or they are damaged: {problem}. Export them again.")
+
+
+class VectorsMismatchError(ClankerError, ValueError):
+    """A policy file that does not do what its test vectors say."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"The file does not agree with the test vectors: {problem}.")
+
+
 # What was given to a loaded policy ----------------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_clanker.actor import make_actor
-from sb3_clanker.artifact import Publication, ensure_folder, pair_with_zip
+from sb3_clanker.artifact import Publication, ensure_folder, pair_with_zip, vectors_path
 from sb3_clanker.errors import PublicationError
 from sb3_clanker.exporter import Exporter, check_algorithm
 from sb3_clanker.loading import holds_policy_of
@@ -134,6 +134,8 @@ def write_policy(
     start = time.perf_counter()
     with Publication(path.parent) as publication:
         publication.stage(path.name, lambda file: file.write(proven.data))
+        if (vectors := proven.vectors) is not None:
+            publication.stage(vectors_path(path).name, lambda file: file.write(vectors))
         publication.commit()
     return ExportReport(
         path=path,

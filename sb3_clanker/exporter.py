@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import numpy as np
+import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 
@@ -19,6 +20,7 @@ from sb3_clanker.actor import copy_policy, make_actor, masked_choices
 from sb3_clanker.container import join_container
 from sb3_clanker.environment import warn_of_inner_normalization, wrapper_names
 from sb3_clanker.errors import NonFiniteWeightsError, UnsupportedPolicyError, ValidationError
+from sb3_clanker.expectation import write_vectors
 from sb3_clanker.further import Further
 from sb3_clanker.graph import Graph
 from sb3_clanker.latency import measure_latency
@@ -41,6 +43,7 @@ from sb3_clanker.report import LatencyRecord, ValidationReport
 from sb3_clanker.statistics import Normalization
 from sb3_clanker.twin import CpuTwin, alike, needs_twin
 from sb3_clanker.validation import prove
+from sb3_clanker.vectors import check_vectors, encode_vectors
 
 _N_TWIN = 16
 """How many observations a twin is held against the live policy on."""
@@ -65,12 +68,14 @@ class ProvenPolicy:
     :ivar metadata: what it says of itself
     :ivar validation: what the proof measured
     :ivar seconds: duration of each stage
+    :ivar vectors: its test vectors, if they were asked for
     """
 
     data: bytes
     metadata: PolicyMetadata
     validation: ValidationReport
     seconds: dict[str, float]
+    vectors: bytes | None
 
 
 class Exporter:
@@ -164,7 +169,17 @@ class Exporter:
             report = prove(draft, metadata, reference, probes, self._options)
             latency = self._latency(draft, metadata, probes)
             data, metadata = seal(body, replace(metadata, cross_check=report.cross_check, latency=latency))
-        return ProvenPolicy(data=data, metadata=metadata, validation=report, seconds=seconds)
+        vectors = None
+        if self._options.test_vectors is not None:
+            with _timed(seconds, "vectors"):
+                vectors = self._vectors(OnnxPolicy.from_bytes(data, metadata), reference, self._options.test_vectors)
+        return ProvenPolicy(data=data, metadata=metadata, validation=report, seconds=seconds, vectors=vectors)
+
+    def _vectors(self, policy: OnnxPolicy, reference: Reference, count: int) -> bytes:
+        """Test vectors, which the file itself agrees with."""
+        vectors = write_vectors(policy, reference, self.probes(2 * count), count, self._options)
+        check_vectors(policy, vectors)
+        return encode_vectors(vectors)
 
     def _predict_dtype(self, reference: Reference, probes: Probes) -> str:
         """The type of the actions that Stable-Baselines3 returns, asked once."""
@@ -195,10 +210,10 @@ class Exporter:
         normalization = self._normalization
         return Reference(self._model, predictor, normalization.vec_normalize, normalization.stacks, further)
 
-    def probes(self) -> Probes:
-        """Raw observations to try."""
+    def probes(self, n_samples: int | None = None) -> Probes:
+        """Raw observations to try; None chooses their number."""
         policy, vec_normalize = self._model.policy, self._normalization.vec_normalize
-        n_samples = self._options.n_samples or _n_samples(sum(tensor.numel() for tensor in policy.parameters()))
+        n_samples = n_samples or self._options.n_samples or _n_samples(sum(map(th.Tensor.numel, policy.parameters())))
         seen = seen_observations(self._model, vec_normalize, limit=n_samples)
         return draw_probes(
             policy.observation_space, self._normalization.statistics(), seen, n_samples, masked_choices(policy)

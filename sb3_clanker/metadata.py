@@ -28,7 +28,7 @@ from sb3_clanker.errors import (
     SchemaVersionError,
 )
 from sb3_clanker.report import CrossCheckRecord, LatencyRecord
-from sb3_clanker.schema import from_json, to_json
+from sb3_clanker.schema import from_json, refuse_constant, to_json
 from sb3_clanker.tensors import LeafSpace, ObservationSpace, Sampling, TensorSpec, action_dim
 
 SCHEMA_VERSION = 1
@@ -307,7 +307,7 @@ def _decode(record: str, entries: dict[str, str], path: Path | None) -> PolicyMe
     if len(record) > _MAX_RECORD_LENGTH:
         raise MetadataError(path, [f"record: expected at most {_MAX_RECORD_LENGTH} characters, got {len(record)}"])
     try:
-        document = json.loads(record, parse_constant=_refuse_constant)
+        document = json.loads(record, parse_constant=refuse_constant)
     except (ValueError, RecursionError) as error:
         raise MetadataError(path, [f"record: not JSON: {error}"]) from error
     if not isinstance(document, dict):
@@ -328,7 +328,3 @@ def _digest(body: Iterable[bytes | memoryview], record: str) -> str:
         digest.update(stretch)
     digest.update(record.encode())
     return f"sha256:{digest.hexdigest()}"
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON number")

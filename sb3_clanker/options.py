@@ -39,6 +39,8 @@ class ExportOptions:
     :param action_names: names of the components of an action, likewise
     :param action_units: the same for units
     :param control_period: seconds from one action to the next
+    :param test_vectors: how many test vectors to write to ``NAME.vectors.json`` beside the file, at most, for consumers
+        that prove themselves; None (the default) writes none
     :param metadata: the caller's own entries, stored in the file as flat keys
     :raises OptionError: a value is out of its range
     :raises UnsupportedOpsetError: ``opset_version`` is not one of the supported
@@ -60,6 +62,7 @@ class ExportOptions:
     action_names: Labels | None = None
     action_units: Labels | None = None
     control_period: float | None = None
+    test_vectors: int | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -69,8 +72,10 @@ class ExportOptions:
             value = getattr(self, option)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
                 raise OptionError(option, value, "a number of at least 0 and below 1")
-        if self.n_samples is not None and (type(self.n_samples) is not int or self.n_samples < 1):
-            raise OptionError("n_samples", self.n_samples, "a positive integer, or None")
+        for option in ("n_samples", "test_vectors"):
+            value = getattr(self, option)
+            if value is not None and (type(value) is not int or value < 1):
+                raise OptionError(option, value, "a positive integer, or None")
         if not isinstance(self.channels_last, bool):
             raise OptionError("channels_last", self.channels_last, "True or False")
         known = get_args(FurtherOutput)

@@ -136,9 +136,27 @@ class OnnxPolicy:
             ``ExportOptions(further_outputs=...)``; ``metadata.outputs`` says what each is
         :raises ObservationError: as for :meth:`predict`, whose other parameters these are
         """
+        return self.run(self.inputs(observation, state, episode_start, action_masks))
+
+    def inputs(
+        self,
+        observation: Observation,
+        state: State | None = None,
+        episode_start: Array | None = None,
+        action_masks: Array | None = None,
+    ) -> dict[str, Array]:
+        """What goes into the graph, by the name of the input; parameters and errors as for :meth:`outputs`."""
         feed, _ = self._feed(observation, state, episode_start, action_masks)
+        return feed
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Run the graph on its own inputs, as any other consumer of the file does.
+
+        :param inputs: an array for each of ``metadata.inputs``, of its type and shape, by name
+        :return: an array for each of ``metadata.outputs``, by name
+        """
         names = [spec.name for spec in self.metadata.outputs]
-        return dict(zip(names, self._session.run(names, feed), strict=True))
+        return dict(zip(names, self._session.run(names, dict(inputs)), strict=True))
 
     def _feed(
         self, observation: Observation, state: State | None, episode_start: Array | None, action_masks: Array | None

@@ -46,6 +46,11 @@ def to_json(value: object) -> Any:
     return value
 
 
+def refuse_constant(name: str) -> None:
+    """What ``json.loads`` calls for NaN and Infinity, which JSON does not have."""
+    raise ValueError(f"{name} is not a JSON number")
+
+
 def from_json(cls: type[T], value: object, problems: list[str], path: str = "") -> T | None:
     """Read a ``cls`` from parsed JSON.
 

@@ -157,14 +157,14 @@ class _Comparison:
                 f"predict returns {action.dtype} of shape {action.shape}, and Stable-Baselines3 "
                 f"{expected.action.dtype} of shape {expected.action.shape}"
             )
-        self._compare(batch, context, _rows(got, batch_size(batch)), _rows(expected, batch_size(batch)))
+        self._compare(batch, context, rows(got, batch_size(batch)), rows(expected, batch_size(batch)))
         return expected.state
 
     def _compare(
         self, batch: Batch, context: dict[str, Any], got: NDArray[np.float64], expected: NDArray[np.float64]
     ) -> None:
         if not self._unit.size:
-            self._unit = _unit(self._reference.action_space, expected)
+            self._unit = comparison_unit(self._reference.action_space, expected)
         finite = np.isfinite(expected).all(axis=1)
         self.n_nonfinite += int(np.count_nonzero(~finite))
         difference = np.abs(got - expected) / self._unit
@@ -194,9 +194,9 @@ class _Comparison:
         units of the comparison.
         """
         n = batch_size(batch)
-        again = _rows(self._reference.predict(batch, **context), n)
+        again = rows(self._reference.predict(batch, **context), n)
         repeats = (np.abs(again / self._unit - expected) <= allowed).all(axis=1)
-        perturbed = np.stack([_rows(other, n) for other in self._reference.perturbed(batch, **context)]) / self._unit
+        perturbed = np.stack([rows(other, n) for other in self._reference.perturbed(batch, **context)]) / self._unit
         reached = (got == perturbed).any(axis=0) | (got == expected)
         slack = np.minimum(np.abs(perturbed - expected).max(axis=0), _LARGEST_SLACK)
         within = np.abs(got - expected) <= allowed + slack
@@ -211,13 +211,14 @@ class _Comparison:
         return exact
 
 
-def _rows(prediction: Prediction, n: int) -> NDArray[np.float64]:
+def rows(prediction: Prediction, n: int) -> NDArray[np.float64]:
+    """What a policy answers to n observations, one row each: action, next state, and what else it tells."""
     state = (np.moveaxis(part, 1, 0).reshape(n, -1) for part in prediction.state or ())
     parts = [prediction.action.reshape(n, -1), *state, *prediction.further]
     return np.concatenate(parts, axis=1, dtype=np.float64)
 
 
-def _unit(space: spaces.Space[Any], expected: NDArray[np.float64]) -> NDArray[np.float64]:
+def comparison_unit(space: spaces.Space[Any], expected: NDArray[np.float64]) -> NDArray[np.float64]:
     """What a difference is measured in, for each element of a row.
 
     One step of a choice; half the range of a Box, or the largest action where the policy uses less of it: a motor of

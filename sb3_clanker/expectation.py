@@ -1,0 +1,128 @@
+"""What Stable-Baselines3 itself answers, written down as test vectors for consumers in other languages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sb3_clanker.errors import UnsupportedPolicyError
+from sb3_clanker.metadata import PolicyMetadata
+from sb3_clanker.options import ExportOptions
+from sb3_clanker.policy import OnnxPolicy
+from sb3_clanker.probes import Batch, Probes, batch_size, take
+from sb3_clanker.reference import Reference, State
+from sb3_clanker.validation import comparison_unit, rows
+from sb3_clanker.vectors import TestVectors, VectorCase, VectorInput, VectorOutput
+
+_Case: TypeAlias = tuple[dict[str, NDArray[Any]], NDArray[np.float64]]
+
+_SEED = 20_260_104
+_RESET_EVERY = 5
+"""Steps after which a recurrent policy's state is reset."""
+_MARGIN = 10.0
+"""The weights are changed by about ten times what rounding does to them."""
+
+
+def write_vectors(
+    policy: OnnxPolicy, reference: Reference, probes: Probes, n: int, options: ExportOptions
+) -> TestVectors:
+    """Ask Stable-Baselines3 for its actions, and write them down beside the inputs of the graph.
+
+    Left out is what no runtime can be held to: observations on which Stable-Baselines3 itself answers otherwise when
+    its weights change in their last digits (near-ties of scores), or gives nothing finite.
+
+    :param policy: the proven file
+    :param reference: Stable-Baselines3's own ``predict``
+    :param probes: what may be tried
+    :param n: how many cases, at most
+    :param options: tolerances
+    :raises UnsupportedPolicyError: there is no observation on which the policy gives a firm answer
+    """
+    cases: list[_Case] = []
+    for batch, context in _steps(probes, policy.metadata.recurrent, reference):
+        expected = reference.predict(batch, **context)
+        feed = policy.inputs(batch, **context)
+        answers = rows(expected, batch_size(batch))
+        for index in np.flatnonzero(_firm(answers, reference, batch, context, options)):
+            inputs = {
+                name: array if policy.metadata.recurrent else array[index : index + 1] for name, array in feed.items()
+            }
+            cases.append((inputs, answers[index]))
+    if not cases:
+        raise UnsupportedPolicyError(
+            policy.metadata.algorithm,
+            "there is no observation on which it gives a firm answer, so test vectors would tell nothing",
+            "Train it further, or leave test_vectors out.",
+        )
+    unit = comparison_unit(reference.action_space, np.stack([row for _, row in cases]))
+    return _assemble(policy.metadata, cases[:n], unit, options)
+
+
+def _steps(probes: Probes, recurrent: bool, reference: Reference) -> Iterator[tuple[Batch, dict[str, Any]]]:
+    """All observations at once, those at the bounds first; of a recurrent policy one after another, as in one run."""
+    order = np.random.default_rng(_SEED).permutation(len(probes))
+    order = np.concatenate([[len(probes) - 1, len(probes) - 2], order[order < len(probes) - 2]])
+    observations = take(probes.observations, order)
+    if not recurrent:
+        masks = probes.action_masks
+        yield observations, {} if masks is None else {"action_masks": masks[order]}
+        return
+    state: State | None = None
+    for index in range(len(order)):
+        step = take(observations, slice(index, index + 1))
+        context = {"state": state, "episode_start": np.array([index % _RESET_EVERY == 0])}
+        yield step, context
+        state = reference.predict(step, **context).state
+
+
+def _firm(
+    answers: NDArray[np.float64], reference: Reference, batch: Batch, context: dict[str, Any], options: ExportOptions
+) -> NDArray[np.bool_]:
+    """On which observations the answer does not hang on the last digits of the weights."""
+    unit = comparison_unit(reference.action_space, answers)
+    allowed = _MARGIN * (options.atol * unit + options.rtol * np.abs(answers))
+    perturbed = np.stack([rows(other, len(answers)) for other in reference.perturbed(batch, **context)])
+    within = (np.abs(perturbed - answers) <= allowed).all(axis=(0, 2))
+    return np.asarray(np.isfinite(answers).all(axis=1) & within)
+
+
+def _assemble(
+    metadata: PolicyMetadata,
+    cases: list[_Case],
+    unit: NDArray[np.float64],
+    options: ExportOptions,
+) -> TestVectors:
+    discrete = metadata.action_space.type != "Box"
+    outputs, spans, first = [], {}, 0
+    for spec in metadata.outputs:
+        shape = tuple(1 if isinstance(dim, str) else dim for dim in spec.shape)
+        last = first + int(np.prod(shape))
+        exact = spec.role == "action" and discrete
+        outputs.append(
+            VectorOutput(
+                name=spec.name,
+                shape=shape,
+                atol=tuple((0.0 if exact else options.atol) * unit[first:last]),
+                rtol=0.0 if exact else options.rtol,
+            )
+        )
+        spans[spec.name] = slice(first, last)
+        first = last
+    return TestVectors(
+        digest=metadata.digest,
+        inputs=tuple(
+            VectorInput(name=key, dtype=str(array.dtype), shape=array.shape)  # type: ignore[arg-type]
+            for key, array in cases[0][0].items()
+        ),
+        outputs=tuple(outputs),
+        cases=tuple(
+            VectorCase(
+                inputs={key: tuple(array.reshape(-1).tolist()) for key, array in feed.items()},
+                outputs={key: tuple(row[span].tolist()) for key, span in spans.items()},
+            )
+            for feed, row in cases
+        ),
+    )
