@@ -1,0 +1,75 @@
+"""Policies as the callback writes them in a real training, each with its test vectors, for consumers to prove."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from stable_baselines3 import DQN, PPO, SAC
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from sb3_clanker import ExportOptions, OnnxCheckpointCallback
+from tests.worlds import BOX_OBSERVATION, make_model
+
+IMAGE = spaces.Box(0, 255, (36, 36, 3), np.uint8)
+DICT = spaces.Dict({"image": IMAGE, "joints": BOX_OBSERVATION, "gear": spaces.Discrete(4)})
+
+
+def _box() -> BaseAlgorithm:
+    return make_model(PPO, normalize=True)
+
+
+def _cartpole() -> BaseAlgorithm:
+    env = DummyVecEnv([lambda: Monitor(gym.make("CartPole-v1"))])
+    return PPO("MlpPolicy", env, n_steps=64, batch_size=64, seed=0, device="cpu")
+
+
+def _image() -> BaseAlgorithm:
+    return make_model(DQN, IMAGE, spaces.Discrete(4), policy="CnnPolicy")
+
+
+def _dict() -> BaseAlgorithm:
+    return make_model(SAC, DICT, policy="MultiInputPolicy")
+
+
+def _recurrent() -> BaseAlgorithm:
+    from sb3_contrib import RecurrentPPO
+
+    return make_model(RecurrentPPO, policy="MlpLstmPolicy")
+
+
+def _masked() -> BaseAlgorithm:
+    from sb3_contrib import MaskablePPO
+
+    return make_model(MaskablePPO, action_space=spaces.MultiDiscrete([3, 4]))
+
+
+KINDS: Mapping[str, Any] = {
+    "box": _box,
+    "cartpole": _cartpole,
+    "image": _image,
+    "dict": _dict,
+    "recurrent": _recurrent,
+    "masked": _masked,
+}
+"""Kinds of policies, by the name of their files."""
+
+
+@pytest.fixture(scope="session")
+def policies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``{kind}.onnx`` and ``{kind}.vectors.json`` for each of :data:`KINDS`."""
+    folder = tmp_path_factory.mktemp("policies")
+    for kind, make in KINDS.items():
+        run = folder / f"{kind}-run"
+        callback = OnnxCheckpointCallback(run, options=ExportOptions(test_vectors=16), on_error="raise")
+        make().learn(64, callback=callback)
+        for name in ("onnx", "vectors.json"):
+            (run / f"final_model.{name}").rename(folder / f"{kind}.{name}")
+    return folder
