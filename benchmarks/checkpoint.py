@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,18 @@ REPEATS = 25
 def _measure(name: str, model: BaseAlgorithm, folder: Path) -> list[Row]:
     exporter = Exporter(model, resolve_normalization(model, "auto"), ExportOptions())
 
+    number = itertools.count()  # a checkpoint has a name of its own
+
     def checkpoint() -> None:
         proven = exporter.export()
-        with Publication(folder) as publication:
-            publication.stage("policy.onnx", lambda file: file.write(proven.data))
+        with Publication(folder, durable=False) as publication:
+            publication.stage(f"{name}_{next(number)}_steps.onnx", proven.write)
             publication.commit()
 
-    seconds = side_by_side({"onnx": checkpoint, "zip": lambda: model.save(folder / "model.zip")}, REPEATS)
+    def save() -> None:
+        model.save(folder / f"{name}_{next(number)}_steps.zip")
+
+    seconds = side_by_side({"onnx": checkpoint, "zip": save}, REPEATS)
     return [
         time_row(f"{name}: model.save()", seconds["zip"]),
         time_row(f"{name}: export, proof and write", seconds["onnx"]),
@@ -66,8 +72,8 @@ def _against_torch(model: Any) -> list[Row]:
 def main() -> None:
     """Measure and report."""
     rows: list[Row] = []
-    with tempfile.TemporaryDirectory() as folder:
-        for make in (models.ppo_mlp, models.sac, models.dqn, models.ppo_cnn, models.dqn_cnn):
+    for make in (models.ppo_mlp, models.sac, models.dqn, models.ppo_cnn, models.dqn_cnn):
+        with tempfile.TemporaryDirectory() as folder:
             rows += _measure(make.__name__, make(), Path(folder))
     report("checkpoint", [*rows, *_against_torch(models.ppo_mlp())])
 

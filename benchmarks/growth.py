@@ -32,8 +32,8 @@ def main() -> None:
 
         def checkpoint() -> None:
             proven = exporter.export()
-            with Publication(Path(folder)) as publication:
-                publication.stage("policy.onnx", lambda file: file.write(proven.data))
+            with Publication(Path(folder), durable=False) as publication:
+                publication.stage("policy.onnx", proven.write)
                 publication.commit()
 
         for _ in range(N_WARM_UP):

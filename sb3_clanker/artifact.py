@@ -85,18 +85,20 @@ def statistics_candidates(zip_path: Path) -> Iterator[Path]:
 class Publication:
     """Files that appear complete, and as nearly together as a file system allows.
 
-    Each is staged under a temporary name in its folder and flushed to disk; ``commit`` renames all of them in a burst.
-    What was not committed is deleted at the end.
+    Each is staged under a temporary name in its folder; ``commit`` renames all of them in a burst. What was not
+    committed is deleted at the end.
 
-    >>> with Publication(Path("runs")) as publication:  # doctest: +SKIP
+    >>> with Publication(Path("runs"), durable=True) as publication:  # doctest: +SKIP
     ...     publication.stage("policy.onnx", lambda file: file.write(b"..."))
     ...     publication.commit()
 
     :param folder: an existing folder
+    :param durable: whether to wait until the disk has them, so that they outlast a power cut from that moment on. The
+        operating system writes them within seconds anyway; waiting takes longer than all the rest of an export.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, *, durable: bool) -> None:
+        self._folder, self._durable = folder, durable
         self._staged: dict[str, Path] = {}
 
     def stage(self, name: str, write: Callable[[BufferedWriter], object]) -> Path:
@@ -112,8 +114,9 @@ class Publication:
         try:
             with temporary.open("xb") as file:
                 write(file)
-                file.flush()
-                os.fsync(file.fileno())
+                if self._durable:
+                    file.flush()
+                    os.fsync(file.fileno())
         except OSError as error:
             raise PublicationError(self._folder / name, str(error)) from error
         return temporary

@@ -261,7 +261,7 @@ class OnnxCheckpointCallback(BaseCallback):
         """The ``.zip`` and the statistics first: they are safe whatever becomes of the export."""
         zip_name, onnx_name = f"{generation.stem}.zip", f"{generation.stem}.onnx"
         normalization = self._normalization()
-        with Publication(self.save_path) as publication:
+        with Publication(self.save_path, durable=generation == FINAL) as publication:
             staged_zip = publication.stage(zip_name, self.model.save)
             statistics_file = None
             if (vec_normalize := normalization.vec_normalize) is not None:
@@ -277,7 +277,7 @@ class OnnxCheckpointCallback(BaseCallback):
                     statistics_file=statistics_file,
                 )
                 start = time.perf_counter()
-                publication.stage(onnx_name, lambda file: file.write(proven.data))
+                publication.stage(onnx_name, proven.write)
                 if (vectors := proven.vectors) is not None:
                     publication.stage(vectors_path(Path(onnx_name)).name, lambda file: file.write(vectors))
                 seconds = {**proven.seconds, "write": time.perf_counter() - start}
@@ -285,7 +285,7 @@ class OnnxCheckpointCallback(BaseCallback):
                 publication.commit()
         report = ExportReport(
             path=self.save_path / onnx_name,
-            size=len(proven.data),
+            size=proven.size,
             seconds=seconds,
             validation=proven.validation,
             metadata=proven.metadata,

@@ -109,7 +109,7 @@ def check_policy(
     """Prove the bytes of a file against an algorithm; errors as in :func:`validate_policy`."""
     exporter = Exporter(model, normalization, options)
     actor = make_actor(model.policy, normalization.statistics(), replace(options, further_outputs=_told(metadata)))
-    return prove(data, metadata, exporter.reference(actor.further), exporter.probes(), options)
+    return prove(data, metadata, exporter.reference(actor.further), exporter.probes(), options, in_full=True)
 
 
 def _told(metadata: PolicyMetadata) -> tuple[FurtherOutput, ...]:
@@ -132,14 +132,14 @@ def write_policy(
         algorithm_file=pair_with_zip(zip_path) if zip_path else None, statistics_file=normalization.file
     )
     start = time.perf_counter()
-    with Publication(path.parent) as publication:
-        publication.stage(path.name, lambda file: file.write(proven.data))
+    with Publication(path.parent, durable=True) as publication:
+        publication.stage(path.name, proven.write)
         if (vectors := proven.vectors) is not None:
             publication.stage(vectors_path(path).name, lambda file: file.write(vectors))
         publication.commit()
     return ExportReport(
         path=path,
-        size=len(proven.data),
+        size=proven.size,
         seconds={**proven.seconds, "write": time.perf_counter() - start},
         validation=proven.validation,
         metadata=proven.metadata,

@@ -10,13 +10,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import BinaryIO
 
 import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 
-from sb3_clanker.actor import copy_policy, make_actor, masked_choices
+from sb3_clanker.actor import Actor, copy_policy, make_actor, masked_choices
 from sb3_clanker.container import join_container
 from sb3_clanker.environment import warn_of_inner_normalization, wrapper_names
 from sb3_clanker.errors import NonFiniteWeightsError, UnsupportedPolicyError, ValidationError
@@ -26,6 +27,7 @@ from sb3_clanker.graph import Graph
 from sb3_clanker.latency import measure_latency
 from sb3_clanker.metadata import (
     FrameStackRecord,
+    Hashing,
     PairedFile,
     PolicyMetadata,
     Provenance,
@@ -33,7 +35,7 @@ from sb3_clanker.metadata import (
     contract_entries,
     seal,
 )
-from sb3_clanker.normalization import Normalize, collect_statistics
+from sb3_clanker.normalization import Normalize, Statistics, collect_statistics
 from sb3_clanker.observation import warn_of_lost_precision
 from sb3_clanker.options import ExportOptions
 from sb3_clanker.policy import OnnxPolicy
@@ -64,18 +66,34 @@ _PACKAGES = (
 class ProvenPolicy:
     """A file that passed its proof and has no name yet.
 
-    :ivar data: its bytes
+    :ivar head: its graph and the contract's entries, which are what was proven
+    :ivar tail: the caller's entries and the record, which tell of the proof
     :ivar metadata: what it says of itself
     :ivar validation: what the proof measured
     :ivar seconds: duration of each stage
     :ivar vectors: its test vectors, if they were asked for
     """
 
-    data: bytes
+    head: bytes
+    tail: bytes
     metadata: PolicyMetadata
     validation: ValidationReport
     seconds: dict[str, float]
     vectors: bytes | None
+
+    @property
+    def data(self) -> bytes:
+        """Its bytes."""
+        return self.head + self.tail
+
+    @property
+    def size(self) -> int:
+        """How many they are."""
+        return len(self.head) + len(self.tail)
+
+    def write(self, file: BinaryIO) -> None:
+        """Write its bytes to an open file."""
+        file.writelines((self.head, self.tail))
 
 
 class Exporter:
@@ -89,7 +107,9 @@ class Exporter:
     def __init__(self, model: BaseAlgorithm, normalization: Normalization, options: ExportOptions) -> None:
         check_algorithm(model)
         self._model, self._normalization, self._options = model, normalization, options
+        self._n_samples = options.n_samples or _n_samples(sum(map(th.Tensor.numel, model.policy.parameters())))
         self._graph: Graph | None = None
+        self._actor: Actor | None = None
         self._dtype: str | None = None
         self._twin: CpuTwin | None = None
         warn_of_inner_normalization(model.get_env())
@@ -125,55 +145,78 @@ class Exporter:
         seconds: dict[str, float] = {}
         policy, statistics = self._model.policy, self._normalization.statistics()
         warn_of_lost_precision(policy.observation_space, statistics)
-        actor = make_actor(policy, statistics, self._options)
+        actor = self._live_actor(statistics)
         _check_finite(policy)
         tensors = actor.tensors()
+        fresh = self._graph is None or not self._graph.reusable or not self._graph.fits(tensors)
         with _timed(seconds, "trace"):
-            if self._graph is None or not self._graph.reusable or not self._graph.fits(tensors):
+            if self._graph is None or fresh:
                 self._graph = Graph(
                     make_actor(copy_policy(policy), statistics, self._options), self._options.opset_version
                 )
+        reference, probes = self.reference(actor.further), self.probes()
+        metadata = self._describe(
+            actor,
+            self._graph.ir_version,
+            self._predict_dtype(reference, probes),
+            TrainingRecord(
+                num_timesteps=int(self._model.num_timesteps),
+                mean_reward=mean_reward if mean_reward is not None and np.isfinite(mean_reward) else None,
+            ),
+            Provenance(
+                created=datetime.now(UTC).isoformat(timespec="seconds"),
+                versions=dict(_versions()),
+                algorithm_file=algorithm_file,
+                statistics_file=statistics_file,
+            ),
+        )
         with _timed(seconds, "fill"):
-            body = self._graph.fill(tensors)
+            entries = join_container(b"", contract_entries(metadata))
+            head = self._graph.fill(tensors, entries)
+            hashing = Hashing(memoryview(head)[: -len(entries)])
         with _timed(seconds, "validate"):
-            reference, probes = self.reference(actor.further), self.probes()
-            metadata = PolicyMetadata(
-                algorithm=type(self._model).__name__,
-                policy_class=f"{type(policy).__module__}.{type(policy).__qualname__}",
-                observation_space=actor.observation_space,
-                action_space=actor.action_space,
-                inputs=actor.inputs,
-                outputs=actor.outputs,
-                predict_dtype=self._predict_dtype(reference, probes),
-                recurrent=actor.recurrent,
-                sampling=actor.further.sampling,
-                opset_version=self._options.opset_version,
-                ir_version=self._graph.ir_version,
-                normalization=self._normalization.record(),
-                frame_stacks=_frame_stack_records(self._normalization),
-                environment=wrapper_names(self._model.get_env()),
-                control_period=self._options.control_period,
-                training=TrainingRecord(
-                    num_timesteps=int(self._model.num_timesteps),
-                    mean_reward=mean_reward if mean_reward is not None and np.isfinite(mean_reward) else None,
-                ),
-                provenance=Provenance(
-                    created=datetime.now(UTC).isoformat(timespec="seconds"),
-                    versions=dict(_versions()),
-                    algorithm_file=algorithm_file,
-                    statistics_file=statistics_file,
-                ),
-                entries=dict(self._options.metadata),
-            )
-            draft = join_container(body, contract_entries(metadata))  # all but the record, which tells of the proof
-            report = prove(draft, metadata, reference, probes, self._options)
-            latency = self._latency(draft, metadata, probes)
-            data, metadata = seal(body, replace(metadata, cross_check=report.cross_check, latency=latency))
+            report = prove(head, metadata, reference, probes, self._options, in_full=fresh)
+            latency = self._latency(head, metadata, probes)
+            tail, metadata = seal(replace(metadata, cross_check=report.cross_check, latency=latency), hashing)
         vectors = None
         if self._options.test_vectors is not None:
             with _timed(seconds, "vectors"):
-                vectors = self._vectors(OnnxPolicy.from_bytes(data, metadata), reference, self._options.test_vectors)
-        return ProvenPolicy(data=data, metadata=metadata, validation=report, seconds=seconds, vectors=vectors)
+                vectors = self._vectors(OnnxPolicy.from_bytes(head, metadata), reference, self._options.test_vectors)
+        return ProvenPolicy(
+            head=head, tail=tail, metadata=metadata, validation=report, seconds=seconds, vectors=vectors
+        )
+
+    def _describe(
+        self, actor: Actor, ir_version: int, predict_dtype: str, training: TrainingRecord, provenance: Provenance
+    ) -> PolicyMetadata:
+        """The record, but for what the proof will tell."""
+        policy = self._model.policy
+        return PolicyMetadata(
+            algorithm=type(self._model).__name__,
+            policy_class=f"{type(policy).__module__}.{type(policy).__qualname__}",
+            observation_space=actor.observation_space,
+            action_space=actor.action_space,
+            inputs=actor.inputs,
+            outputs=actor.outputs,
+            predict_dtype=predict_dtype,
+            recurrent=actor.recurrent,
+            sampling=actor.further.sampling,
+            opset_version=self._options.opset_version,
+            ir_version=ir_version,
+            normalization=self._normalization.record(),
+            frame_stacks=_frame_stack_records(self._normalization),
+            environment=wrapper_names(self._model.get_env()),
+            control_period=self._options.control_period,
+            training=training,
+            provenance=provenance,
+            entries=dict(self._options.metadata),
+        )
+
+    def _live_actor(self, statistics: dict[str | None, Statistics]) -> Actor:
+        """The actor of the live policy, made anew only where statistics may have moved on."""
+        if self._actor is None or self._actor.policy is not self._model.policy or statistics:
+            self._actor = make_actor(self._model.policy, statistics, self._options)
+        return self._actor
 
     def _vectors(self, policy: OnnxPolicy, reference: Reference, count: int) -> bytes:
         """Test vectors, which the file itself agrees with."""
@@ -213,7 +256,7 @@ class Exporter:
     def probes(self, n_samples: int | None = None) -> Probes:
         """Raw observations to try; None chooses their number."""
         policy, vec_normalize = self._model.policy, self._normalization.vec_normalize
-        n_samples = n_samples or self._options.n_samples or _n_samples(sum(map(th.Tensor.numel, policy.parameters())))
+        n_samples = n_samples or self._n_samples
         seen = seen_observations(self._model, vec_normalize, limit=n_samples)
         return draw_probes(
             policy.observation_space, self._normalization.statistics(), seen, n_samples, masked_choices(policy)
@@ -258,13 +301,14 @@ def check_algorithm(model: object) -> None:
 def _check_finite(policy: BasePolicy) -> None:
     """Refuse a policy that has diverged, in whichever of its networks."""
     for name, parameter in policy.named_parameters():
-        if not parameter.sum().isfinite() and not parameter.isfinite().all():  # the sum is quick, and may overflow
+        total = np.add.reduce(parameter.detach().cpu().float().numpy(), axis=None)  # quick, wakes no thread of torch's
+        if not np.isfinite(total) and not parameter.isfinite().all():  # a sum may overflow
             raise NonFiniteWeightsError(name)
 
 
 def _n_samples(n_parameters: int) -> int:
     """Many observations for a small network, few for a large one: the proof costs what the network costs."""
-    return int(np.clip(1_000_000 // max(n_parameters, 1), 4, 64))
+    return int(np.clip(1_000_000 // max(n_parameters, 1), 3, 64))
 
 
 @functools.cache

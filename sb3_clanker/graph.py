@@ -47,24 +47,26 @@ class Graph:
         self._structure = _structure(tensors)
         with _surroundings():
             model, self.reusable = _trace(actor, tensors, opset_version)
-            self._template = _clean(model, actor, tensors, opset_version)
+            template = _clean(model, actor, tensors, opset_version)
         self.ir_version = oldest_ir_version(opset_version)
-        self._weights = {name: span for name, span in find_tensors(self._template).items() if name in tensors}
+        self._pieces = _cut(template, tensors)
 
     def fits(self, tensors: Mapping[str, th.Tensor]) -> bool:
         """Whether these are tensors of the structure that was traced."""
         return _structure(tensors) == self._structure
 
-    def fill(self, tensors: Mapping[str, th.Tensor]) -> bytes:
+    def fill(self, tensors: Mapping[str, th.Tensor], entries: bytes = b"") -> bytes:
         """Serialize the graph with these weights.
 
         :param tensors: what ``Actor.tensors`` gives, on any device
-        :return: a ``ModelProto`` without metadata
+        :param entries: serialized metadata entries to append
+        :return: a ``ModelProto``
         """
-        filled = bytearray(self._template)
-        for name, (first, last) in self._weights.items():
-            filled[first:last] = _to_numpy(tensors[name]).tobytes()
-        return bytes(filled)
+        pieces = (
+            piece if isinstance(piece, bytes) else np.ascontiguousarray(_to_numpy(tensors[piece])).data
+            for piece in self._pieces
+        )
+        return b"".join([*pieces, entries])
 
 
 class _Functional(nn.Module):
@@ -166,6 +168,17 @@ def _name_values(graph: ir.Graph, weights: list[str], actor: Actor) -> None:
     ends = (*graph.inputs[len(weights) :], *graph.outputs)
     for spec, value in zip((*actor.inputs, *actor.outputs), ends, strict=True):
         value.name, value.shape = spec.name, ir.Shape(spec.shape)
+
+
+def _cut(template: bytes, tensors: Mapping[str, th.Tensor]) -> list[bytes | str]:
+    """A serialized graph as what stays, and the names of the tensors whose values come between."""
+    pieces: list[bytes | str] = []
+    position = 0
+    for name, (first, last) in sorted(find_tensors(template).items(), key=lambda found: found[1]):
+        if name in tensors:
+            pieces += [template[position:first], name]
+            position = last
+    return [*pieces, template[position:]]
 
 
 def _structure(tensors: Mapping[str, th.Tensor]) -> dict[str, tuple[th.Size, th.dtype]]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -48,6 +49,8 @@ CONTRACT_KEYS = (
 RESERVED_KEYS = (*CONTRACT_KEYS, RECORD_KEY)
 
 _MAX_RECORD_LENGTH = 1 << 24
+_LARGE_BODY = 1 << 20
+"""Bytes of a graph that are worth a thread of their own."""
 _NO_DIGEST = '"digest": ""'
 """Stands once in a record without a digest: those of paired files are never empty, and quotes in a text are escaped."""
 
@@ -219,16 +222,39 @@ def stamp(body: bytes, metadata: PolicyMetadata) -> bytes:
     :param body: a serialized ``ModelProto`` without metadata entries; it stands in the result byte for byte
     :param metadata: the record; its ``digest`` is computed here
     """
-    return seal(body, metadata)[0]
+    return join_container(body, contract_entries(metadata)) + seal(metadata, Hashing(body))[0]
 
 
-def seal(body: bytes, metadata: PolicyMetadata) -> tuple[bytes, PolicyMetadata]:
-    """Append the metadata to a graph, and return it with its digest beside the bytes; see :func:`stamp`."""
+class Hashing:
+    """The digest of a graph, computed beside other work where the graph is large.
+
+    :param body: a serialized ``ModelProto`` without metadata entries
+    """
+
+    def __init__(self, body: bytes | memoryview) -> None:
+        self._digest = hashlib.sha256()
+        self._thread: threading.Thread | None = None
+        if len(body) < _LARGE_BODY:
+            self._digest.update(body)
+        else:
+            self._thread = threading.Thread(target=self._digest.update, args=(body,))
+            self._thread.start()
+
+    def with_record(self, record: str) -> str:
+        """The digest of graph and record, as it stands in the record."""
+        if self._thread is not None:
+            self._thread.join()
+        digest = self._digest.copy()
+        digest.update(record.encode())
+        return f"sha256:{digest.hexdigest()}"
+
+
+def seal(metadata: PolicyMetadata, hashing: Hashing) -> tuple[bytes, PolicyMetadata]:
+    """What follows graph and contract entries in a file, and the record in it, with its digest; see :func:`stamp`."""
     record = _encode(replace(metadata, digest=""))
-    digest = _digest([body], record)
+    digest = hashing.with_record(record)
     record = record.replace(_NO_DIGEST, json.dumps({"digest": digest})[1:-1])
-    entries = {**contract_entries(metadata), **metadata.entries, RECORD_KEY: record}
-    return join_container(body, entries), replace(metadata, digest=digest)
+    return join_container(b"", {**metadata.entries, RECORD_KEY: record}), replace(metadata, digest=digest)
 
 
 def read_metadata(path: str | Path) -> PolicyMetadata:

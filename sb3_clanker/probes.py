@@ -104,7 +104,8 @@ def _draw(
         raise TypeError(f"no probes for {type(space).__name__}")
     low, high = space.low.astype(np.float64), space.high.astype(np.float64)
     if space.dtype == np.uint8 and statistics is None:  # images: as they are, which is fast
-        pixels = generator.integers(space.low, space.high, size=(n, *space.shape), dtype=np.uint8, endpoint=True)
+        lowest, highest = _uniform(space.low), _uniform(space.high)  # with one bound for all, this is much quicker
+        pixels = generator.integers(lowest, highest, size=(n, *space.shape), dtype=np.uint8, endpoint=True)
         return [pixels, _corners(space.low, space.high)]
     if statistics is None:
         center, deviation, reach = np.clip(0.0, low, high), np.ones_like(low), np.full_like(low, _LARGEST)
@@ -118,6 +119,11 @@ def _draw(
     if np.issubdtype(space.dtype, np.integer):
         drawn, corners = np.round(drawn), np.round(corners)
     return [drawn.astype(space.dtype), corners.astype(space.dtype)]
+
+
+def _uniform(bound: NDArray[Any]) -> Any:
+    """The only value of a bound, or the bound."""
+    return bound.flat[0] if (bound == bound.flat[0]).all() else bound
 
 
 def _draw_masks(choices: tuple[int, ...], generator: np.random.Generator, n: int) -> NDArray[np.bool_]:

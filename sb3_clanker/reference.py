@@ -5,7 +5,7 @@ Everything here leaves the algorithm as it found it: no generator advanced, no m
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecNormalize
+from torch import nn
 
 from sb3_clanker.actor import copy_policy
 from sb3_clanker.environment import FrameStack
@@ -69,6 +70,7 @@ class Reference:
         self._model, self._vec_normalize = model, vec_normalize
         self._stacks = {key: stack for key, stack in stacks.items() if stack.after_normalization}
         self._predictor = predictor
+        self._modules = list(model.policy.modules())
 
     @property
     def action_space(self) -> spaces.Space[Any]:
@@ -81,7 +83,7 @@ class Reference:
         :param observation: raw observations
         :param context: what else ``predict`` takes: ``state``, ``episode_start``, ``action_masks``
         """
-        with _modes_kept(self._model.policy):
+        with _modes_kept(self._modules):
             return self._act(self._predictor, observation, context)
 
     def perturbed(self, observations: Batch, **context: Any) -> list[Prediction]:
@@ -158,9 +160,13 @@ def seen_observations(model: BaseAlgorithm, vec_normalize: VecNormalize | None, 
     batches = [batch for batch in (_latest(latest, model), _buffered(model, vec_normalize)) if batch is not None]
     if not batches:
         return None
-    rows = _concatenate(batches)
-    count = batch_size(rows)
-    return take(rows, np.unique(np.linspace(0, count - 1, min(limit, count)).astype(int)))
+    chosen: list[Batch] = []
+    for index, batch in enumerate(batches):  # chosen before anything is copied: a buffer may be of many gigabytes
+        share = -(-limit // (len(batches) - index))
+        rows = np.unique(np.linspace(0, batch_size(batch) - 1, share).astype(int))
+        chosen.append(take(batch, rows))
+        limit -= len(rows)
+    return _concatenate(chosen)
 
 
 def _latest(latest: Batch | None, model: BaseAlgorithm) -> Batch | None:
@@ -201,9 +207,9 @@ def _concatenate(batches: list[Any]) -> Batch:
 
 
 @contextmanager
-def _modes_kept(policy: BasePolicy) -> Iterator[None]:
+def _modes_kept(modules: Sequence[nn.Module]) -> Iterator[None]:
     """``predict`` switches the policy to evaluation; afterwards every module is in the mode it was in."""
-    modes = [(module, module.training) for module in policy.modules()]
+    modes = [(module, module.training) for module in modules]
     try:
         yield
     finally:

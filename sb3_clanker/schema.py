@@ -37,13 +37,14 @@ class MismatchError(Exception):
 
 def to_json(value: object) -> Any:
     """Turn a tree of dataclasses, tuples and dicts into what ``json.dumps`` takes."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, tuple):
-        return [to_json(item) for item in value]
-    if isinstance(value, dict):
-        return {key: to_json(item) for key, item in value.items()}
-    return value
+    cls = type(value)
+    if cls in _SCALARS:
+        return value
+    if cls is tuple:
+        return [to_json(item) for item in typing.cast("tuple[object, ...]", value)]
+    if cls is dict:
+        return {key: to_json(item) for key, item in typing.cast("dict[str, object]", value).items()}
+    return {name: to_json(getattr(value, name)) for name in _annotations(typing.cast("Any", cls))}
 
 
 def refuse_constant(name: str) -> None:

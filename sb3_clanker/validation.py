@@ -34,7 +34,13 @@ _LARGEST_SLACK = 1e-2
 
 
 def prove(
-    data: bytes, metadata: PolicyMetadata, reference: Reference, probes: Probes, options: ExportOptions
+    data: bytes,
+    metadata: PolicyMetadata,
+    reference: Reference,
+    probes: Probes,
+    options: ExportOptions,
+    *,
+    in_full: bool,
 ) -> ValidationReport:
     """Prove that a file does what the policy does.
 
@@ -43,6 +49,8 @@ def prove(
     :param reference: Stable-Baselines3's own ``predict``
     :param probes: what to try
     :param options: tolerances
+    :param in_full: whether a single observation is held against a ``predict`` of its own, as a newly traced graph
+        needs; else against its row in the batch, as only the weights are new
     :return: the report of a proof that passed
     :raises ValidationError: a stage failed; the error carries the report
     """
@@ -60,7 +68,7 @@ def prove(
         note("loaded by onnxruntime")
     with _stage(report, "cross_check") as note:
         comparison = _Comparison(policy, reference, options)
-        report.cross_check = _cross_check(comparison, probes, options, metadata.recurrent)
+        report.cross_check = _cross_check(comparison, probes, options, in_full)
         summary = _describe(report.cross_check)
         if report.cross_check.n_mismatches:
             raise _RefusedError(f"the file and Stable-Baselines3 disagree: {summary}; {comparison.example}")
@@ -90,19 +98,19 @@ def _stage(report: ValidationReport, name: str) -> Iterator[Callable[[str], None
     report.stages.append(StageReport(name=name, passed=True, seconds=seconds, detail="; ".join(notes)))
 
 
-def _cross_check(comparison: _Comparison, probes: Probes, options: ExportOptions, recurrent: bool) -> CrossCheckRecord:
-    """Compare on every probe as a batch, on one as a batch of one, and on one without a batch dimension."""
+def _cross_check(comparison: _Comparison, probes: Probes, options: ExportOptions, in_full: bool) -> CrossCheckRecord:
+    """Compare on every probe as a batch, and on the first alone, without a batch dimension."""
     observations, masks = probes.observations, probes.action_masks
-    n = len(probes)
-    if recurrent:
+    known: Prediction | None = None
+    if comparison.recurrent:
         _roll_out(comparison, observations)
     else:
-        comparison.add(observations, **_masked(masks))
-    first, last = take(observations, slice(0, 1)), take(observations, slice(n - 1, n))
-    comparison.add(first, **_masked(None if masks is None else masks[:1]))
-    comparison.add(last, single=True, **_masked(None if masks is None else masks[-1]))
+        expected = comparison.add(observations, **_masked(masks))
+        known = Prediction(expected.action[0], None, tuple(part[:1] for part in expected.further))
+    first = take(observations, slice(0, 1))
+    comparison.add(first, single=True, known=None if in_full else known, **_masked(None if masks is None else masks[0]))
     return CrossCheckRecord(
-        n_observations=n,
+        n_observations=len(probes),
         n_seen=probes.n_seen,
         max_difference=comparison.max_difference,
         n_mismatches=comparison.n_mismatches,
@@ -120,7 +128,8 @@ def _roll_out(comparison: _Comparison, observations: Batch) -> None:
     for start in range(0, n, _N_ENVS):
         rows = np.arange(start, start + _N_ENVS) % n
         resets = generator.random(_N_ENVS) < 0.2
-        state = comparison.add(take(observations, rows), state=state, episode_start=resets if start else None)
+        step = take(observations, rows)
+        state = comparison.add(step, state=state, episode_start=resets if start else None).state
 
 
 def _masked(masks: NDArray[np.bool_] | None) -> dict[str, Any]:
@@ -137,18 +146,20 @@ class _Comparison:
     def __init__(self, policy: OnnxPolicy, reference: Reference, options: ExportOptions) -> None:
         self._policy, self._reference, self._options = policy, reference, options
         self._further = [spec.name for spec in policy.metadata.outputs if spec.role == "further"]
+        self.recurrent = policy.metadata.recurrent
         self._unit: NDArray[np.float64] = np.empty(0)
         self.max_difference = 0.0
         self.n_mismatches = self.n_ties = self.n_nonfinite = 0
         self.example = ""
 
-    def add(self, batch: Batch, *, single: bool = False, **context: Any) -> tuple[NDArray[Any], ...] | None:
+    def add(self, batch: Batch, *, single: bool = False, known: Prediction | None = None, **context: Any) -> Prediction:
         """Compare on a batch, or on its only observation passed without a batch dimension.
 
-        :return: the next state, as the policy has it
+        :param known: what the policy does, where that was asked before
+        :return: what the policy does
         """
         observation = take(batch, 0) if single else batch
-        expected = self._reference.predict(observation, **context)
+        expected = self._reference.predict(observation, **context) if known is None else known
         action, state = self._policy.predict(observation, **context)
         told = self._policy.outputs(observation, **context) if expected.further else {}
         got = Prediction(action, state, tuple(told[name] for name in self._further))
@@ -158,7 +169,7 @@ class _Comparison:
                 f"{expected.action.dtype} of shape {expected.action.shape}"
             )
         self._compare(batch, context, rows(got, batch_size(batch)), rows(expected, batch_size(batch)))
-        return expected.state
+        return expected
 
     def _compare(
         self, batch: Batch, context: dict[str, Any], got: NDArray[np.float64], expected: NDArray[np.float64]

@@ -33,7 +33,7 @@ def _names(folder: Path) -> list[str]:
 
 def _publish(folder: Path, *names: str, write: Callable[[BufferedWriter], object] = lambda file: None) -> None:
     """Stage a complete file for each name but the last, which ``write`` fills, and commit."""
-    with Publication(folder) as publication:
+    with Publication(folder, durable=False) as publication:
         for name in names[:-1]:
             publication.stage(name, lambda file: file.write(b"complete"))
         publication.stage(names[-1], write)
@@ -106,7 +106,7 @@ def test_the_layout_of_rl_zoo_is_recognised_from_within_the_run(
 
 
 def test_staged_files_appear_on_commit_and_not_before(tmp_path: Path) -> None:
-    with Publication(tmp_path) as publication:
+    with Publication(tmp_path, durable=False) as publication:
         first = publication.stage("a.zip", lambda file: file.write(b"first"))
         second = publication.stage("b.onnx", lambda file: file.write(b"second"))
         assert {path.parent for path in (first, second)} == {tmp_path}
@@ -120,14 +120,14 @@ def test_staged_files_appear_on_commit_and_not_before(tmp_path: Path) -> None:
 
 
 def test_a_temporary_file_is_hidden_and_never_looks_like_a_result(tmp_path: Path) -> None:
-    with Publication(tmp_path) as publication:
+    with Publication(tmp_path, durable=False) as publication:
         temporary = publication.stage("best_model.onnx", lambda file: file.write(b""))
         assert temporary.name.startswith(".")
         assert list(tmp_path.glob("*.onnx")) == []
 
 
 def test_two_publications_of_one_name_do_not_meet(tmp_path: Path) -> None:
-    with Publication(tmp_path) as one, Publication(tmp_path) as other:
+    with Publication(tmp_path, durable=False) as one, Publication(tmp_path, durable=False) as other:
         assert one.stage("a", lambda file: file.write(b"one")) != other.stage("a", lambda file: file.write(b"other"))
         other.commit()
         one.commit()
@@ -138,7 +138,7 @@ def test_two_publications_of_one_name_do_not_meet(tmp_path: Path) -> None:
 def test_an_old_file_stays_until_commit(tmp_path: Path) -> None:
     path = tmp_path / "best_model.onnx"
     path.write_bytes(b"old")
-    with Publication(tmp_path) as publication:
+    with Publication(tmp_path, durable=False) as publication:
         publication.stage(path.name, lambda file: file.write(b"new"))
         assert path.read_bytes() == b"old"
         publication.commit()
@@ -148,7 +148,7 @@ def test_an_old_file_stays_until_commit(tmp_path: Path) -> None:
 def test_a_reader_of_the_old_file_goes_on_reading_it(tmp_path: Path) -> None:
     path = tmp_path / "best_model.onnx"
     path.write_bytes(b"old")
-    with path.open("rb") as reader, Publication(tmp_path) as publication:
+    with path.open("rb") as reader, Publication(tmp_path, durable=False) as publication:
         publication.stage(path.name, lambda file: file.write(b"new"))
         publication.commit()
         assert reader.read() == b"old"
@@ -156,7 +156,7 @@ def test_a_reader_of_the_old_file_goes_on_reading_it(tmp_path: Path) -> None:
 
 def test_nothing_is_left_of_what_was_not_committed(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"old")
-    with Publication(tmp_path) as publication:
+    with Publication(tmp_path, durable=False) as publication:
         publication.stage("a", lambda file: file.write(b"new"))
     assert _names(tmp_path) == ["a"]
     assert (tmp_path / "a").read_bytes() == b"old"
@@ -191,7 +191,7 @@ def test_a_full_disk_is_a_publication_error_and_leaves_nothing(tmp_path: Path) -
 def test_any_name_will_do(name: str, tmp_path: Path) -> None:
     folder = tmp_path / "my runs äöü"
     folder.mkdir()
-    with Publication(folder) as publication:
+    with Publication(folder, durable=False) as publication:
         publication.stage(name, lambda file: file.write(b"content"))
         publication.commit()
     assert _names(folder) == [name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -72,3 +73,14 @@ def test_what_training_saw_is_raw(algorithm: type[BaseAlgorithm], normalize: boo
     assert np.all((seen >= 50.0) & (seen <= 51.0))
     if not (algorithm is PPO and normalize):  # its buffer holds normalized observations
         assert batch_size(seen) == 10
+
+
+def test_a_large_buffer_is_not_copied() -> None:
+    model: Any = make_model(DQN, action_space=spaces.Discrete(2), buffer_size=400_000)
+    model.learn(1)
+    model.replay_buffer.full = True
+    tracemalloc.start()
+    seen_observations(model, None, 8)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < model.replay_buffer.observations.nbytes / 50

@@ -45,7 +45,7 @@ class Specimen:
         del proto.metadata_props[:]
         tamper(proto)
         data = stamp(proto.SerializeToString(), metadata)
-        return prove(data, metadata, self.exporter.reference(), self.exporter.probes(), OPTIONS)
+        return prove(data, metadata, self.exporter.reference(), self.exporter.probes(), OPTIONS, in_full=False)
 
     def refused(self, stage: str, match: str, tamper: Any = lambda _: None, metadata: Any = None) -> ValidationError:
         """Expect a refusal at a stage, and check that the error carries the report."""
@@ -130,7 +130,7 @@ def test_a_missing_normalization_is_refused(box: Specimen) -> None:
     raw = Exporter(box.model, Normalization(vec_normalize=None), OPTIONS)
     data, metadata = box.proven.data, box.proven.metadata
     with pytest.raises(ValidationError, match="stage cross_check"):
-        prove(data, metadata, raw.reference(), raw.probes(), OPTIONS)
+        prove(data, metadata, raw.reference(), raw.probes(), OPTIONS, in_full=True)
 
 
 def test_swapped_actions_are_refused(discrete: Specimen) -> None:
@@ -188,7 +188,7 @@ def test_another_dtype_of_actions_is_refused(discrete: Specimen) -> None:
 
 def test_bytes_that_are_no_model_are_refused(box: Specimen) -> None:
     with pytest.raises(ValidationError, match="stage structure"):
-        prove(b"\xff\xff", box.proven.metadata, box.exporter.reference(), box.exporter.probes(), OPTIONS)
+        prove(b"\xff\xff", box.proven.metadata, box.exporter.reference(), box.exporter.probes(), OPTIONS, in_full=True)
 
 
 def test_a_graph_that_the_checker_refuses_is_refused(box: Specimen) -> None:
@@ -247,7 +247,14 @@ def test_the_flat_keys_are_checked(box: Specimen) -> None:
         if entry.key == "action_transform":
             entry.value = "tanh"
     with pytest.raises(ValidationError, match="metadata key 'action_transform' is 'tanh', expected 'none'"):
-        prove(proto.SerializeToString(), box.proven.metadata, box.exporter.reference(), box.exporter.probes(), OPTIONS)
+        prove(
+            proto.SerializeToString(),
+            box.proven.metadata,
+            box.exporter.reference(),
+            box.exporter.probes(),
+            OPTIONS,
+            in_full=True,
+        )
 
 
 def test_a_policy_that_uses_little_of_its_range_is_compared_in_what_it_uses() -> None:

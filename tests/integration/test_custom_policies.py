@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,15 +40,6 @@ from tests.worlds import (
 
 DISCRETE = spaces.Discrete(4)
 OPTIONS = ExportOptions(n_samples=64)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Batch norm of a few numbers costs more to spread over threads than to compute."""
-    n_threads = th.get_num_threads()
-    th.set_num_threads(1)
-    yield
-    th.set_num_threads(n_threads)
 
 
 def _assert_same(policy: OnnxPolicy, model: BaseAlgorithm, vec_normalize: VecNormalize | None = None) -> None:
@@ -386,3 +377,22 @@ def test_a_policy_that_is_no_function_of_its_observation_is_never_written(policy
     with pytest.raises(ClankerError):
         export_policy(make_model(policy=policy), tmp_path / "policy")
     assert not list(tmp_path.iterdir())
+
+
+class _OtherwiseAlone(BaseFeaturesExtractor):
+    """Sees a single observation with other eyes than a batch, which no graph can say."""
+
+    def __init__(self, observation_space: spaces.Space[Any]) -> None:
+        super().__init__(observation_space, features_dim=3)
+        self.flatten = nn.Flatten()
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        features: th.Tensor = self.flatten(observations)
+        return features if observations.shape[0] > 1 else 2.0 * features
+
+
+def test_a_policy_that_acts_otherwise_on_one_observation_alone_is_refused(tmp_path: Path) -> None:
+    model = make_model(policy_kwargs={"features_extractor_class": _OtherwiseAlone})
+    with pytest.raises(ClankerError, match="cross_check"):
+        export_policy(model, tmp_path / "policy")
+    assert list(tmp_path.iterdir()) == []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import torch as th
 from gymnasium import spaces
 from onnx import numpy_helper
 from sb3_contrib import RecurrentPPO
@@ -84,15 +83,6 @@ class World:
 
 
 Worlds = Callable[[str], World]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """So small a network costs more to spread over threads than to compute."""
-    n_threads = th.get_num_threads()
-    th.set_num_threads(1)
-    yield
-    th.set_num_threads(n_threads)
 
 
 @pytest.fixture(scope="module")
