@@ -15,6 +15,7 @@ from sb3_clanker.policy import OnnxPolicy
 
 if TYPE_CHECKING:
     from sb3_clanker.callback import OnnxCheckpointCallback
+    from sb3_clanker.checkpoint import load_checkpoint
     from sb3_clanker.export import ExportReport, export_policy, validate_policy
     from sb3_clanker.options import ExportOptions
     from sb3_clanker.report import ValidationReport
@@ -33,6 +34,7 @@ __all__ = [
     "ValidationError",
     "ValidationReport",
     "export_policy",
+    "load_checkpoint",
     "read_metadata",
     "validate_policy",
 ]
@@ -43,6 +45,7 @@ _TRAINING_SIDE = {
     "OnnxCheckpointCallback": "callback",
     "ValidationReport": "report",
     "export_policy": "export",
+    "load_checkpoint": "checkpoint",
     "validate_policy": "export",
 }
 

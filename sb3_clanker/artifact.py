@@ -24,7 +24,8 @@ from sb3_clanker.metadata import PairedFile
 
 _STEPS = re.compile(r"(?P<prefix>.+)_(?P<steps>\d+)_steps")
 _RL_ZOO_RUN = re.compile(r"(?P<env>.+)_\d+(?:_[0-9a-f-]{36})?")
-_TEMPORARY = ".sb3_clanker-"
+TEMPORARY = ".sb3_clanker-"
+"""Beginning of the names of files that are no results."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +101,7 @@ class Publication:
     def __init__(self, folder: Path, *, durable: bool) -> None:
         self._folder, self._durable = folder, durable
         self._staged: dict[str, Path] = {}
+        self.published: list[Path] = []
 
     def stage(self, name: str, write: Callable[[BufferedWriter], object]) -> Path:
         """Write a file under a temporary name.
@@ -109,7 +111,7 @@ class Publication:
         :return: the temporary path
         :raises PublicationError: the file cannot be written
         """
-        temporary = self._folder / f"{_TEMPORARY}{secrets.token_hex(8)}.tmp"
+        temporary = self._folder / f"{TEMPORARY}{secrets.token_hex(8)}.tmp"
         self._staged[name] = temporary
         try:
             with temporary.open("xb") as file:
@@ -122,7 +124,7 @@ class Publication:
         return temporary
 
     def commit(self) -> None:
-        """Give every staged file its name.
+        """Give every staged file its name; :attr:`published` lists those that have it.
 
         :raises PublicationError: a file cannot be renamed
         """
@@ -135,6 +137,7 @@ class Publication:
             except OSError as error:
                 raise PublicationError(self._folder / name, str(error)) from error
             del self._staged[name]
+            self.published.append(self._folder / name)
 
     def __enter__(self) -> Self:
         return self
@@ -152,7 +155,7 @@ def ensure_folder(folder: Path) -> None:
 
     :raises PublicationError: it cannot be made or written in
     """
-    probe = folder / f"{_TEMPORARY}{secrets.token_hex(8)}.tmp"
+    probe = folder / f"{TEMPORARY}{secrets.token_hex(8)}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.touch(exist_ok=False)

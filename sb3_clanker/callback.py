@@ -3,33 +3,33 @@
 from __future__ import annotations
 
 import logging
+import math
 import pickle
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import gymnasium as gym
-from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.save_util import save_to_pkl
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_clanker.actor import masked_choices
 from sb3_clanker.artifact import (
     BEST,
     FINAL,
     Generation,
     Publication,
-    ensure_folder,
     pair_with_file,
     pair_with_zip,
     vectors_path,
 )
 from sb3_clanker.errors import OptionError
+from sb3_clanker.evaluation import OnNewBest, evaluation_of, is_on_new_best
 from sb3_clanker.export import ExportReport
 from sb3_clanker.exporter import Exporter
+from sb3_clanker.folder import Checkpoint, TrainingFolder, keep_newest
 from sb3_clanker.options import ExportOptions
 from sb3_clanker.statistics import Normalization, resolve_normalization
 
@@ -43,11 +43,13 @@ class ExportFailure:
     :ivar name: name of the file that was to be written
     :ivar num_timesteps: when
     :ivar error: what happened
+    :ivar unmatched: names of files that were written all the same, and that the policy file there does not belong to
     """
 
     name: str
     num_timesteps: int
     error: Exception
+    unmatched: tuple[str, ...] = ()
 
 
 class OnnxCheckpointCallback(BaseCallback):
@@ -67,6 +69,10 @@ class OnnxCheckpointCallback(BaseCallback):
     It exports once before the first step, so that whatever can never work raises at once. Training itself is not
     changed, to the last bit.
 
+    A training that goes on (``learn(..., reset_num_timesteps=False)`` of a loaded model) goes on here too: with the
+    best score so far, and with the checkpoints that ``keep_last`` counts. One that begins anew inherits nothing from
+    the folder, and says what it found there.
+
     Sources of the behaviour: ``EvalCallback`` and ``CheckpointCallback``,
     https://github.com/DLR-RM/stable-baselines3/blob/v2.9.2/stable_baselines3/common/callbacks.py
 
@@ -83,6 +89,8 @@ class OnnxCheckpointCallback(BaseCallback):
     :param save_freq: write a checkpoint every so many calls; None writes none
     :param name_prefix: beginning of the names of checkpoints
     :param save_replay_buffer: whether checkpoints include the replay buffer
+    :param keep_last: keep the newest so many checkpoints, each with all its files, and delete older ones; None keeps
+        all. The best, the final and whatever this callback did not write are never deleted
     :param save_final: whether to write ``final_model`` at the end of training
     :param on_error: what a failed export does after the first step: ``"warn"`` logs and counts it, and training goes
         on; ``"raise"`` raises
@@ -112,6 +120,7 @@ class OnnxCheckpointCallback(BaseCallback):
         save_freq: int | None = None,
         name_prefix: str = "rl_model",
         save_replay_buffer: bool = False,
+        keep_last: int | None = None,
         save_final: bool = True,
         on_error: Literal["warn", "raise"] = "warn",
         options: ExportOptions = ExportOptions(),
@@ -120,8 +129,9 @@ class OnnxCheckpointCallback(BaseCallback):
         super().__init__(verbose=verbose)
         _require_positive("eval_freq", eval_freq)
         _require_positive("n_eval_episodes", n_eval_episodes)
-        if save_freq is not None:
-            _require_positive("save_freq", save_freq)
+        for option, count in (("save_freq", save_freq), ("keep_last", keep_last)):
+            if count is not None:
+                _require_positive(option, count)
         if on_error not in ("warn", "raise"):
             raise OptionError("on_error", on_error, '"warn" or "raise"')
         if not name_prefix or Path(name_prefix).name != name_prefix:
@@ -132,6 +142,7 @@ class OnnxCheckpointCallback(BaseCallback):
         self.save_freq = save_freq
         self.name_prefix = name_prefix
         self.save_replay_buffer = save_replay_buffer
+        self.keep_last = keep_last
         self.save_final = save_final
         self.on_error = on_error
         self.options = options
@@ -139,11 +150,13 @@ class OnnxCheckpointCallback(BaseCallback):
         self.failures: list[ExportFailure] = []
         self.evaluation: EvalCallback | None = None
         self._told_of_start = False
+        self._folder: TrainingFolder | None = None
+        self._checkpoints: list[Checkpoint] = []
         self._make_evaluation: Callable[[type[EvalCallback]], EvalCallback] | None = None
         if eval_env is not None:
             self._make_evaluation = lambda evaluation: evaluation(
                 eval_env,
-                callback_on_new_best=_OnNewBest(self._publish_best, callback_on_new_best),
+                callback_on_new_best=OnNewBest(self._publish_best, callback_on_new_best),
                 callback_after_eval=callback_after_eval,
                 n_eval_episodes=n_eval_episodes,
                 eval_freq=eval_freq,
@@ -166,13 +179,35 @@ class OnnxCheckpointCallback(BaseCallback):
 
     def _init_callback(self) -> None:
         """Export once, unwritten, so that whatever can never work raises before the first step."""
-        ensure_folder(self.save_path)
+        if self._folder is not None:
+            self._folder.release()
+        self._folder = TrainingFolder(self.save_path)
         self._exporter = Exporter(self.model, self._normalization(), self.options)
         self._exporter.export()
         if self.evaluation is None and self._make_evaluation is not None:
-            self.evaluation = self._make_evaluation(_evaluation_of(self.model))
+            self.evaluation = self._make_evaluation(evaluation_of(self.model))
         if self.evaluation is not None:
             self.evaluation.init_callback(self.model)
+        self._look_back(self._folder)
+
+    def _look_back(self, folder: TrainingFolder) -> None:
+        """Go on where an earlier training was interrupted; a new one inherits nothing, and says what it found."""
+        steps, best = self.model.num_timesteps, folder.best()
+        self._checkpoints = folder.checkpoints(self.name_prefix, steps) if steps > 0 else []
+        if best is None or best.training.mean_reward is None:
+            return
+        evaluation = self.evaluation or self.parent
+        if not 0 < best.training.num_timesteps <= steps:
+            _logger.warning(
+                "%s holds a best policy of %d timesteps, mean reward %.2f, of another training: this one, at %d "
+                "timesteps, begins anew and will overwrite it.",
+                self.save_path,
+                best.training.num_timesteps,
+                best.training.mean_reward,
+                steps,
+            )
+        elif isinstance(evaluation, EvalCallback):
+            evaluation.best_mean_reward = max(evaluation.best_mean_reward, best.training.mean_reward)
 
     def _on_training_start(self) -> None:
         self._told_of_start = True
@@ -189,7 +224,7 @@ class OnnxCheckpointCallback(BaseCallback):
             self.evaluation.update_locals(locals_)
 
     def _on_step(self) -> bool:
-        continue_training = self.evaluation is None or self.evaluation.on_step()
+        continue_training = self.evaluation is None or self._evaluate(self.evaluation)
         if self.save_freq is not None:
             if self.n_calls % self.save_freq == 0:
                 self._publish_checkpoint()
@@ -199,22 +234,29 @@ class OnnxCheckpointCallback(BaseCallback):
             self._publish_checkpoint()
         return continue_training
 
+    def _evaluate(self, evaluation: EvalCallback) -> bool:
+        """Let it evaluate when it is time to; what it found may be no number, and then is no best."""
+        continue_training = evaluation.on_step()
+        if evaluation.n_calls % evaluation.eval_freq == 0 and math.isnan(evaluation.last_mean_reward):
+            _logger.error("The evaluation at %d timesteps gave no number: rewards are NaN.", self.num_timesteps)
+        return continue_training
+
     def _is_on_new_best(self) -> bool:
         """Whether this is a child of a new best.
 
         Stable-Baselines3 tells such children of no start of training, and those in a list within a list not even of
         their parent.
         """
-        parent = self.parent
-        return not self._told_of_start or (
-            isinstance(parent, EvalCallback) and self in _flatten(parent.callback_on_new_best)
-        )
+        return not self._told_of_start or is_on_new_best(self)
 
     def _on_training_end(self) -> None:
         if self.evaluation is not None:
             self.evaluation.on_training_end()
         if self.save_final and self.parent is None:
             self._publish(FINAL)
+        if self._folder is not None:
+            self._folder.release()
+            self._folder = None
         if self.failures:
             last = self.failures[-1]
             _logger.error(
@@ -241,24 +283,31 @@ class OnnxCheckpointCallback(BaseCallback):
         try:
             self._write(generation, mean_reward, with_replay_buffer)
         except Exception as error:  # a training must not end because of an export, whatever went wrong in it
+            unmatched = () if self._folder is None else self._folder.unmatched(generation)
             self.failures.append(
-                ExportFailure(name=generation.stem, num_timesteps=self.model.num_timesteps, error=error)
+                ExportFailure(
+                    name=generation.stem, num_timesteps=self.model.num_timesteps, error=error, unmatched=unmatched
+                )
             )
             self._record()
             if self.on_error == "raise":
                 raise
             _logger.error(
-                "The export of %s.onnx at %d timesteps failed; training goes on. %s: %s",
+                "The export of %s.onnx at %d timesteps failed; training goes on. %s: %s%s",
                 generation.stem,
                 self.model.num_timesteps,
                 type(error).__name__,
                 error,
+                f" {generation.stem}.onnx is older than {' and '.join(unmatched)} beside it." if unmatched else "",
             )
         else:
             self._record()
 
     def _write(self, generation: Generation, mean_reward: float | None, with_replay_buffer: bool) -> None:
         """The ``.zip`` and the statistics first: they are safe whatever becomes of the export."""
+        if generation == BEST:
+            self._exporter.check_finite()  # the last good best is worth more than the .zip of a policy that diverged
+        self.save_path.mkdir(parents=True, exist_ok=True)  # it may have vanished
         zip_name, onnx_name = f"{generation.stem}.zip", f"{generation.stem}.onnx"
         normalization = self._normalization()
         with Publication(self.save_path, durable=generation == FINAL) as publication:
@@ -268,21 +317,25 @@ class OnnxCheckpointCallback(BaseCallback):
                 staged = publication.stage(generation.statistics, lambda file: pickle.dump(vec_normalize, file))
                 statistics_file = pair_with_file(staged, generation.statistics)
             buffer = getattr(self.model, "replay_buffer", None)
-            if with_replay_buffer and buffer is not None:
+            if with_replay_buffer := with_replay_buffer and buffer is not None:
                 publication.stage(generation.replay_buffer, lambda file: save_to_pkl(file, buffer))
+            whole = False
             try:
                 proven = self._exporter.export(
                     mean_reward=mean_reward,
                     algorithm_file=pair_with_zip(staged_zip, zip_name),
                     statistics_file=statistics_file,
+                    replay_buffer=with_replay_buffer,
                 )
                 start = time.perf_counter()
-                publication.stage(onnx_name, proven.write)
                 if (vectors := proven.vectors) is not None:
                     publication.stage(vectors_path(Path(onnx_name)).name, lambda file: file.write(vectors))
+                publication.stage(onnx_name, proven.write)
                 seconds = {**proven.seconds, "write": time.perf_counter() - start}
+                whole = True
             finally:
                 publication.commit()
+                self._prune(generation, publication.published, whole)
         report = ExportReport(
             path=self.save_path / onnx_name,
             size=proven.size,
@@ -293,6 +346,14 @@ class OnnxCheckpointCallback(BaseCallback):
         self.reports.append(report)
         if self.verbose >= 1:
             _logger.info("Wrote %s: %s", report.path, report.validation.stages[-1].detail)
+
+    def _prune(self, generation: Generation, files: list[Path], whole: bool) -> None:
+        """Delete checkpoints that are too many."""
+        if self.keep_last is None or generation in (BEST, FINAL):
+            return
+        checkpoint = Checkpoint(num_timesteps=self.model.num_timesteps, files=tuple(files), whole=whole)
+        others = [other for other in self._checkpoints if other.num_timesteps != checkpoint.num_timesteps]
+        self._checkpoints = keep_newest([*others, checkpoint], self.keep_last)
 
     def _record(self) -> None:
         """Counts and figures for Stable-Baselines3's logger."""
@@ -306,40 +367,6 @@ class OnnxCheckpointCallback(BaseCallback):
 
     def _normalization(self) -> Normalization:
         return resolve_normalization(self.model, "auto")
-
-
-class _OnNewBest(BaseCallback):
-    """Publishes at a new best, then calls the user's own callback, whose parent is the evaluation as always."""
-
-    def __init__(self, publish: Callable[[], None], then: BaseCallback | None) -> None:
-        super().__init__()
-        self._publish, self._then = publish, then
-
-    def _init_callback(self) -> None:
-        if self._then is not None:
-            self._then.parent = self.parent
-            self._then.init_callback(self.model)
-
-    def _on_step(self) -> bool:
-        self._publish()
-        return self._then is None or self._then.on_step()
-
-
-def _evaluation_of(model: BaseAlgorithm) -> type[EvalCallback]:
-    """The evaluation that fits a policy: one with masks needs sb3-contrib's own."""
-    if not masked_choices(model.policy):
-        return EvalCallback
-    from sb3_contrib.common.maskable.callbacks import MaskableEvalCallback
-
-    return MaskableEvalCallback
-
-
-def _flatten(callback: BaseCallback | None) -> Iterator[BaseCallback]:
-    if isinstance(callback, CallbackList):
-        for child in callback.callbacks:
-            yield from _flatten(child)
-    elif callback is not None:
-        yield callback
 
 
 def _require_positive(option: str, value: object) -> None:

@@ -14,8 +14,10 @@ from pathlib import Path
 
 from sb3_clanker import __version__
 from sb3_clanker.errors import ClankerError
-from sb3_clanker.metadata import PolicyMetadata, read_metadata
+from sb3_clanker.generation import require_matched
+from sb3_clanker.metadata import PolicyMetadata, parse, read_file, read_metadata
 from sb3_clanker.policy import OnnxPolicy
+from sb3_clanker.report import ValidationReport
 from sb3_clanker.schema import to_json
 from sb3_clanker.tensors import DictSpace, ObservationSpace, TensorSpec
 from sb3_clanker.vectors import check_vectors, read_vectors
@@ -30,10 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     :param arguments: the words after the program's name, ``sys.argv`` by default
     :return: the exit code
     """
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    if options.command is _validate and options.vectors is None and options.model is None:
-        parser.error("validate needs --model, or --vectors, or both")
+    options = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], None] = options.command
     try:
         with warnings.catch_warnings():
@@ -61,26 +60,30 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _validate(options: argparse.Namespace) -> None:
+    metadata = read_metadata(options.policy)
+    found = [f"{options.policy} is undamaged"]
+    for partner in require_matched(options.policy, metadata):
+        found.append(
+            f"{partner.path} " + ("belongs to it" if partner.state == "matched" else "is not there to compare")
+        )
     if options.vectors is not None:
         report = check_vectors(OnnxPolicy(options.policy), read_vectors(options.vectors))
-        print(f"{options.policy} agrees with {report.n_cases} test vectors, within {report.max_difference:.2g}")
+        found.append(f"it agrees with {report.n_cases} test vectors, within {report.max_difference:.2g}")
     if options.model is not None:
-        _validate_against_model(options)
+        found += [str(_prove_again(options)), f"it equals {options.model}"]
+    print("\n".join(found))
 
 
-def _validate_against_model(options: argparse.Namespace) -> None:
+def _prove_again(options: argparse.Namespace) -> ValidationReport:
     from sb3_clanker.export import check_policy
     from sb3_clanker.loading import load_algorithm
-    from sb3_clanker.metadata import parse, read_file
     from sb3_clanker.options import ExportOptions
     from sb3_clanker.statistics import resolve_normalization
 
     data = read_file(options.policy)
-    metadata = parse(data, options.policy)
     model = load_algorithm(options.model, options.algo)
     normalization = resolve_normalization(model, _source(options.vecnormalize), options.model)
-    print(check_policy(data, metadata, model, normalization, ExportOptions()))
-    print(f"{options.policy} equals {options.model}")
+    return check_policy(data, parse(data, options.policy), model, normalization, ExportOptions())
 
 
 def _inspect(options: argparse.Namespace) -> None:
@@ -143,7 +146,9 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--test-vectors", type=int, metavar="N", help="write N test vectors to F.vectors.json as well")
 
     validate = commands.add_parser(
-        "validate", help="prove a .onnx again, against a .zip or test vectors", description=_TRUST
+        "validate",
+        help="check that a .onnx is whole and belongs to the files beside it, and prove it again",
+        description=f"Without --model and --vectors, nothing in the files is run. {_TRUST}",
     )
     validate.add_argument("policy", type=Path, metavar="POLICY.onnx")
     validate.add_argument("--vectors", type=Path, metavar="F.vectors.json", help="test vectors; needs no torch")

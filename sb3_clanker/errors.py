@@ -125,6 +125,22 @@ class CheckpointError(ClankerError, ValueError):
         super().__init__(f"{path}: {problem}. {remedy}")
 
 
+class UnmatchedFilesError(ClankerError, ValueError):
+    """Files beside a policy file that its record names, and that are of another instant or damaged.
+
+    :ivar path: the policy file
+    :ivar others: names of the files that do not belong to it
+    """
+
+    def __init__(self, path: Path, others: Sequence[str]) -> None:
+        self.path = path
+        self.others = tuple(others)
+        super().__init__(
+            f"{path}: {' and '.join(others)} beside it: of another instant of training, or damaged, by the digest in "
+            "its record. Export the policy again, or take all files from the same instant."
+        )
+
+
 class MissingFileError(ClankerError, FileNotFoundError):
     """A file that was named is not there.
 
@@ -213,6 +229,20 @@ class PublicationError(ClankerError, OSError):
         self.path = path
         super().__init__(
             f"{path}: cannot be written: {problem}. Check that the folder exists, is writable and not full."
+        )
+
+
+class FolderInUseError(ClankerError, OSError):
+    """Another training writes to the folder.
+
+    :ivar path: the folder
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        super().__init__(
+            f"{path}: another training writes its files here, and the two would overwrite each other's. "
+            "Give each training a folder of its own."
         )
 
 

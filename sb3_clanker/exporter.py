@@ -120,6 +120,7 @@ class Exporter:
         mean_reward: float | None = None,
         algorithm_file: PairedFile | None = None,
         statistics_file: PairedFile | None = None,
+        replay_buffer: bool = False,
     ) -> ProvenPolicy:
         """Export the policy as it is now, and prove it.
 
@@ -129,24 +130,30 @@ class Exporter:
         :param mean_reward: of the evaluation that led to this export
         :param algorithm_file: the ``.zip`` of the same instant
         :param statistics_file: the VecNormalize statistics of the same instant
+        :param replay_buffer: whether the replay buffer of the same instant is written too
         """
+        provenance = Provenance(
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            versions=dict(_versions()),
+            algorithm_file=algorithm_file,
+            statistics_file=statistics_file,
+            replay_buffer=replay_buffer,
+        )
         traced_before = self._graph is not None
         try:
-            return self._export(mean_reward, algorithm_file, statistics_file)
+            return self._export(mean_reward, provenance)
         except ValidationError:
             if not traced_before:
                 raise
             self._graph = None
-            return self._export(mean_reward, algorithm_file, statistics_file)
+            return self._export(mean_reward, provenance)
 
-    def _export(
-        self, mean_reward: float | None, algorithm_file: PairedFile | None, statistics_file: PairedFile | None
-    ) -> ProvenPolicy:
+    def _export(self, mean_reward: float | None, provenance: Provenance) -> ProvenPolicy:
         seconds: dict[str, float] = {}
         policy, statistics = self._model.policy, self._normalization.statistics()
         warn_of_lost_precision(policy.observation_space, statistics)
         actor = self._live_actor(statistics)
-        _check_finite(policy)
+        self.check_finite()
         tensors = actor.tensors()
         fresh = self._graph is None or not self._graph.reusable or not self._graph.fits(tensors)
         with _timed(seconds, "trace"):
@@ -163,12 +170,7 @@ class Exporter:
                 num_timesteps=int(self._model.num_timesteps),
                 mean_reward=mean_reward if mean_reward is not None and np.isfinite(mean_reward) else None,
             ),
-            Provenance(
-                created=datetime.now(UTC).isoformat(timespec="seconds"),
-                versions=dict(_versions()),
-                algorithm_file=algorithm_file,
-                statistics_file=statistics_file,
-            ),
+            provenance,
         )
         with _timed(seconds, "fill"):
             entries = join_container(b"", contract_entries(metadata))
@@ -236,6 +238,16 @@ class Exporter:
             return None
         return measure_latency(OnnxPolicy.from_bytes(draft, metadata), take(probes.observations, 0), limit)
 
+    def check_finite(self) -> None:
+        """Refuse a policy that has diverged, in whichever of its networks.
+
+        :raises NonFiniteWeightsError: it has
+        """
+        for name, parameter in self._model.policy.named_parameters():
+            total = np.add.reduce(parameter.detach().cpu().float().numpy(), axis=None)  # quick; wakes no thread
+            if not np.isfinite(total) and not parameter.isfinite().all():  # a sum may overflow
+                raise NonFiniteWeightsError(name)
+
     def reference(self, further: Further | None = None) -> Reference:
         """Stable-Baselines3's own ``predict`` on raw observations; on the CPU, wherever the policy is."""
         if not needs_twin(self._model.policy):
@@ -296,14 +308,6 @@ def check_algorithm(model: object) -> None:
         raise UnsupportedPolicyError(
             type(model).__qualname__, "it has no policy yet", "Make it with _init_setup_model=True, the default."
         )
-
-
-def _check_finite(policy: BasePolicy) -> None:
-    """Refuse a policy that has diverged, in whichever of its networks."""
-    for name, parameter in policy.named_parameters():
-        total = np.add.reduce(parameter.detach().cpu().float().numpy(), axis=None)  # quick, wakes no thread of torch's
-        if not np.isfinite(total) and not parameter.isfinite().all():  # a sum may overflow
-            raise NonFiniteWeightsError(name)
 
 
 def _n_samples(n_parameters: int) -> int:

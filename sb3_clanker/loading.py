@@ -94,6 +94,18 @@ def load_algorithm(path: str | Path, algo: str | None = None) -> BaseAlgorithm:
         ) from error
 
 
+def class_of(path: Path, name: str) -> type[BaseAlgorithm]:
+    """The class of the algorithm in a ``.zip``: the standard one of a name, else the one that is recognised.
+
+    :param path: the ``.zip``
+    :param name: what the class was called when it was saved; it may be the user's own
+    :raises CheckpointError: it cannot be told
+    :raises MissingDependencyError: it is of sb3-contrib, which is not installed
+    """
+    standard = {algorithm.module.rpartition(".")[2]: algo for algo, algorithm in ALGORITHMS.items()}
+    return _import_class(standard[name] if name in standard else _recognise(path, _read(path)))
+
+
 def holds_policy_of(path: Path, model: BaseAlgorithm) -> bool:
     """Whether a ``.zip`` holds the very weights of a model. Runs no code of the file."""
     try:

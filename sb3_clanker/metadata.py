@@ -123,12 +123,14 @@ class Provenance:
     :ivar versions: versions of Python and of the packages that took part
     :ivar algorithm_file: the ``.zip`` of Stable-Baselines3 that belongs to this file
     :ivar statistics_file: the VecNormalize statistics that belong to it
+    :ivar replay_buffer: whether the replay buffer of the same instant was written beside it
     """
 
     created: str
     versions: dict[str, str]
     algorithm_file: PairedFile | None = None
     statistics_file: PairedFile | None = None
+    replay_buffer: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -262,7 +262,9 @@ def test_a_sabotaged_file_is_never_published(
     tensor: str, tamper: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill = Graph.fill
-    monkeypatch.setattr(Graph, "fill", lambda graph, live: fill(graph, {**live, tensor: tamper(live[tensor])}))
+    monkeypatch.setattr(
+        Graph, "fill", lambda graph, live, entries: fill(graph, {**live, tensor: tamper(live[tensor])}, entries)
+    )
     model = make_model(normalize=True)
     model.learn(32)
     with pytest.raises(ValidationError, match="stage cross_check: the file and Stable-Baselines3 disagree"):

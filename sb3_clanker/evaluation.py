@@ -1,0 +1,50 @@
+"""Evaluations of Stable-Baselines3: which kind a policy needs, and what is called at a new best."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback
+
+from sb3_clanker.actor import masked_choices
+
+
+class OnNewBest(BaseCallback):
+    """Publishes at a new best, then calls the user's own callback, whose parent is the evaluation as always."""
+
+    def __init__(self, publish: Callable[[], None], then: BaseCallback | None) -> None:
+        super().__init__()
+        self._publish, self._then = publish, then
+
+    def _init_callback(self) -> None:
+        if self._then is not None:
+            self._then.parent = self.parent
+            self._then.init_callback(self.model)
+
+    def _on_step(self) -> bool:
+        self._publish()
+        return self._then is None or self._then.on_step()
+
+
+def evaluation_of(model: BaseAlgorithm) -> type[EvalCallback]:
+    """The evaluation that fits a policy: one with masks needs sb3-contrib's own."""
+    if not masked_choices(model.policy):
+        return EvalCallback
+    from sb3_contrib.common.maskable.callbacks import MaskableEvalCallback
+
+    return MaskableEvalCallback
+
+
+def _flatten(callback: BaseCallback | None) -> Iterator[BaseCallback]:
+    if isinstance(callback, CallbackList):
+        for child in callback.callbacks:
+            yield from _flatten(child)
+    elif callback is not None:
+        yield callback
+
+
+def is_on_new_best(callback: BaseCallback) -> bool:
+    """Whether a callback is called at each new best of an evaluation."""
+    parent = callback.parent
+    return isinstance(parent, EvalCallback) and callback in _flatten(parent.callback_on_new_best)

@@ -1,0 +1,60 @@
+"""Which files belong together: the ``.zip`` and the statistics that the record of an ``.onnx`` names, by digest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from sb3_clanker.artifact import pair_with_file, pair_with_zip
+from sb3_clanker.errors import CheckpointError, UnmatchedFilesError
+from sb3_clanker.metadata import PairedFile, PolicyMetadata
+
+
+@dataclass(frozen=True, kw_only=True)
+class Partner:
+    """A file that the record of a policy file names.
+
+    :ivar path: where it should lie: beside the policy file
+    :ivar state: ``matched``: it is the one; ``missing``; ``other``: a file of that name, of another instant or damaged
+    """
+
+    path: Path
+    state: Literal["matched", "missing", "other"]
+
+
+def find_partners(path: Path, metadata: PolicyMetadata) -> tuple[Partner, ...]:
+    """Look for the ``.zip`` and the statistics of a policy file beside it. Nothing in them is run.
+
+    :param path: the policy file
+    :param metadata: its record
+    """
+    files = (metadata.provenance.algorithm_file, metadata.provenance.statistics_file)
+    return tuple(Partner(path=path.parent / file.name, state=_state(path.parent, file)) for file in files if file)
+
+
+def require_matched(path: Path, metadata: PolicyMetadata) -> tuple[Partner, ...]:
+    """The partners of a policy file, none of another instant.
+
+    :raises UnmatchedFilesError: one is
+    """
+    partners = find_partners(path, metadata)
+    if others := [partner.path.name for partner in partners if partner.state == "other"]:
+        raise UnmatchedFilesError(path, others)
+    return partners
+
+
+def identify(path: Path, file: PairedFile) -> bool:
+    """Whether a file is the one that a record speaks of, whatever it is called."""
+    try:
+        found = pair_with_zip(path) if file.digest.startswith("zip:") else pair_with_file(path)
+    except (CheckpointError, OSError):
+        return False
+    return found.digest == file.digest
+
+
+def _state(folder: Path, file: PairedFile) -> Literal["matched", "missing", "other"]:
+    path = folder / Path(file.name).name  # a record may come from a stranger: never out of the folder
+    if not path.is_file():
+        return "missing"
+    return "matched" if identify(path, file) else "other"
