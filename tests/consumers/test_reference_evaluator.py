@@ -1,0 +1,28 @@
+"""onnx's own reference implementation, in plain numpy: every operator means what the standard says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx.reference import ReferenceEvaluator
+
+from sb3_clanker.vectors import read_vectors
+from tests.consumers.conftest import KINDS
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_passes_the_vectors(policies: Path, kind: str) -> None:
+    evaluator = ReferenceEvaluator(str(policies / f"{kind}.onnx"))
+    vectors = read_vectors(policies / f"{kind}.vectors.json")
+    names = [output.name for output in vectors.outputs]
+    for case in vectors.cases:
+        feed = {spec.name: np.array(case.inputs[spec.name], spec.dtype).reshape(spec.shape) for spec in vectors.inputs}
+        for output, got in zip(vectors.outputs, evaluator.run(names, feed), strict=True):
+            assert isinstance(got, np.ndarray)
+            assert got.dtype == np.float32
+            assert got.shape == output.shape
+            expected = np.array(case.outputs[output.name])
+            difference = np.abs(got.reshape(-1) - expected)
+            assert (difference <= np.array(output.atol) + output.rtol * np.abs(expected)).all()
