@@ -1,6 +1,7 @@
 """Train PPO on CartPole, and play the policy from its .zip and from its .onnx.
 
-Writes ``runs/cartpole/best_model.zip`` and ``runs/cartpole/best_model.onnx``.
+Writes ``runs/cartpole/best_model.zip``, ``best_model.onnx`` and, for consumers that prove themselves,
+``best_model.vectors.json``.
 """
 
 from pathlib import Path
@@ -12,7 +13,7 @@ from stable_baselines3.common.callbacks import StopTrainingOnRewardThreshold
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.monitor import Monitor
 
-from sb3_clanker import OnnxCheckpointCallback, OnnxPolicy
+from sb3_clanker import ExportOptions, OnnxCheckpointCallback, OnnxPolicy
 
 FOLDER = Path("runs/cartpole")
 N_EPISODES = 20
@@ -39,6 +40,7 @@ def train() -> None:
         eval_freq=625,
         n_eval_episodes=20,
         callback_on_new_best=StopTrainingOnRewardThreshold(500, verbose=1),
+        options=ExportOptions(test_vectors=16),
         verbose=1,
     )
     model.learn(100_000, callback=callback)

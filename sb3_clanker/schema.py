@@ -44,7 +44,9 @@ def to_json(value: object) -> Any:
         return [to_json(item) for item in typing.cast("tuple[object, ...]", value)]
     if cls is dict:
         return {key: to_json(item) for key, item in typing.cast("dict[str, object]", value).items()}
-    return {name: to_json(getattr(value, name)) for name in _annotations(typing.cast("Any", cls))}
+    if dataclasses.is_dataclass(cls):
+        return {name: to_json(getattr(value, name)) for name in _annotations(typing.cast("Any", cls))}
+    return value
 
 
 def refuse_constant(name: str) -> None:
