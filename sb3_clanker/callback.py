@@ -26,7 +26,7 @@ from sb3_clanker.artifact import (
     vectors_path,
 )
 from sb3_clanker.errors import OptionError
-from sb3_clanker.evaluation import OnNewBest, evaluation_of, is_on_new_best
+from sb3_clanker.evaluation import OnNewBest, continue_log, evaluation_of, is_on_new_best
 from sb3_clanker.export import ExportReport
 from sb3_clanker.exporter import Exporter
 from sb3_clanker.folder import Checkpoint, TrainingFolder, keep_newest
@@ -194,6 +194,8 @@ class OnnxCheckpointCallback(BaseCallback):
         """Go on where an earlier training was interrupted; a new one inherits nothing, and says what it found."""
         steps, best = self.model.num_timesteps, folder.best()
         self._checkpoints = folder.checkpoints(self.name_prefix, steps) if steps > 0 else []
+        if self.evaluation is not None and steps > 0:
+            continue_log(self.evaluation, steps)
         if best is None or best.training.mean_reward is None:
             return
         evaluation = self.evaluation or self.parent

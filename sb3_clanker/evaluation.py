@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+import zipfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback
 
 from sb3_clanker.actor import masked_choices
+
+_logger = logging.getLogger("sb3_clanker")
 
 
 class OnNewBest(BaseCallback):
@@ -42,6 +48,24 @@ def _flatten(callback: BaseCallback | None) -> Iterator[BaseCallback]:
             yield from _flatten(child)
     elif callback is not None:
         yield callback
+
+
+def continue_log(evaluation: EvalCallback, num_timesteps: int) -> None:
+    """Go on with ``evaluations.npz`` of a training that was interrupted, which ``EvalCallback`` would begin anew."""
+    path = Path(f"{evaluation.log_path}.npz")
+    if evaluation.log_path is None or evaluation.evaluations_timesteps or not path.is_file():
+        return
+    try:
+        with path.open("rb") as file, np.load(file) as log:
+            kept = log["timesteps"] <= num_timesteps
+            timesteps, results, lengths = (log[name][kept].tolist() for name in ("timesteps", "results", "ep_lengths"))
+            successes = log["successes"][kept].tolist() if "successes" in log else []
+    except (OSError, EOFError, KeyError, ValueError, IndexError, zipfile.BadZipFile) as error:
+        _logger.warning("%s cannot be continued: %s", path, error)
+        return
+    if all(len(row) == evaluation.n_eval_episodes for row in (*results, *lengths, *successes)):
+        evaluation.evaluations_timesteps, evaluation.evaluations_results = timesteps, results
+        evaluation.evaluations_length, evaluation.evaluations_successes = lengths, successes
 
 
 def is_on_new_best(callback: BaseCallback) -> bool:
