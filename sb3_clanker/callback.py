@@ -254,8 +254,14 @@ class OnnxCheckpointCallback(BaseCallback):
     def _on_training_end(self) -> None:
         if self.evaluation is not None:
             self.evaluation.on_training_end()
-        if self.save_final and self.parent is None:
-            self._publish(FINAL)
+        try:
+            if self.save_final and self.parent is None:
+                self._publish(FINAL)
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        """Let another training have the folder, and sum up what failed."""
         if self._folder is not None:
             self._folder.release()
             self._folder = None

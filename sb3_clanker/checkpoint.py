@@ -9,11 +9,12 @@ import gymnasium as gym
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.utils import check_for_correct_spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, is_vecenv_wrapped
 
 from sb3_clanker.artifact import Generation
 from sb3_clanker.errors import CheckpointError, MissingFileError, OptionError
-from sb3_clanker.generation import require_matched
+from sb3_clanker.generation import beside, require_matched
 from sb3_clanker.loading import class_of
 from sb3_clanker.metadata import read_metadata
 from sb3_clanker.statistics import load_statistics
@@ -66,14 +67,17 @@ def load_checkpoint(
         if partner.state == "missing":
             raise MissingFileError(partner.path, f"file, and {policy_path.name} belongs to it")
     folder = policy_path.parent
-    statistics = load_statistics(folder / files.statistics_file.name) if files.statistics_file else None
+    buffer = folder / Generation.named(policy_path.stem).replay_buffer if files.replay_buffer else None
+    if buffer is not None and not buffer.is_file():
+        raise MissingFileError(buffer, f"file, and {policy_path.name} belongs to it")
+    statistics = load_statistics(beside(folder, files.statistics_file)) if files.statistics_file else None
     venv = None if env is None else _normalized(env, statistics, policy_path)
-    zip_path = folder / files.algorithm_file.name
+    zip_path = beside(folder, files.algorithm_file)
     cls = algorithm or class_of(zip_path, metadata.algorithm)
     try:
         model = cls.load(zip_path, env=venv, **kwargs)
-        if files.replay_buffer:
-            cast("Any", model).load_replay_buffer(folder / Generation.named(policy_path.stem).replay_buffer)
+        if buffer is not None:
+            cast("Any", model).load_replay_buffer(buffer)
     except Exception as error:  # whatever the files, or an environment of other spaces, make Stable-Baselines3 raise
         raise CheckpointError(
             zip_path,
@@ -95,6 +99,7 @@ def _normalized(env: gym.Env[Any, Any] | VecEnv, statistics: VecNormalize | None
         return venv
     try:
         statistics.set_venv(venv)
+        check_for_correct_spaces(venv, venv.observation_space, statistics.action_space)  # VecNormalize hides them
     except (AssertionError, ValueError) as error:
         raise CheckpointError(
             path, f"its statistics are not of such an environment ({error})", "Pass the one that it was trained in."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -30,7 +31,8 @@ def find_partners(path: Path, metadata: PolicyMetadata) -> tuple[Partner, ...]:
     :param metadata: its record
     """
     files = (metadata.provenance.algorithm_file, metadata.provenance.statistics_file)
-    return tuple(Partner(path=path.parent / file.name, state=_state(path.parent, file)) for file in files if file)
+    found = ((beside(path.parent, file), file) for file in files if file)
+    return tuple(Partner(path=partner, state=_state(partner, file)) for partner, file in found)
 
 
 def require_matched(path: Path, metadata: PolicyMetadata) -> tuple[Partner, ...]:
@@ -44,6 +46,11 @@ def require_matched(path: Path, metadata: PolicyMetadata) -> tuple[Partner, ...]
     return partners
 
 
+def beside(folder: Path, file: PairedFile) -> Path:
+    """Where a file that a record names should lie: in the folder, whatever a stranger's record says."""
+    return folder / Path(file.name).name
+
+
 def identify(path: Path, file: PairedFile) -> bool:
     """Whether a file is the one that a record speaks of, whatever it is called."""
     try:
@@ -53,8 +60,7 @@ def identify(path: Path, file: PairedFile) -> bool:
     return found.digest == file.digest
 
 
-def _state(folder: Path, file: PairedFile) -> Literal["matched", "missing", "other"]:
-    path = folder / Path(file.name).name  # a record may come from a stranger: never out of the folder
-    if not path.is_file():
+def _state(path: Path, file: PairedFile) -> Literal["matched", "missing", "other"]:
+    if not os.path.isfile(path):  # noqa: PTH113 - false, not an error, for a name that no file can have
         return "missing"
     return "matched" if identify(path, file) else "other"
