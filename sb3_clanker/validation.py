@@ -31,6 +31,8 @@ _N_ENVS = 16
 _SEED = 20_260_103
 _LARGEST_SLACK = 1e-2
 """The most that float precision can excuse, in units of the comparison."""
+_STAND_IN = 1e6
+"""Values from here on stand for infinity, as -1e8 does in the logits of what a mask forbids; they set no unit."""
 
 
 def prove(
@@ -236,7 +238,9 @@ def comparison_unit(space: spaces.Space[Any], expected: NDArray[np.float64]) -> 
     ±1000 N that is never driven beyond ±5 is compared in units of 5. For the rest, the largest value, at least 1.
     """
     dim = get_action_dim(space)
-    unit: NDArray[np.float64] = np.maximum(np.nan_to_num(np.abs(expected), posinf=0.0).max(axis=0), 1.0)
+    magnitude = np.abs(expected)
+    magnitude[~(magnitude < _STAND_IN)] = 0.0
+    unit: NDArray[np.float64] = np.maximum(magnitude.max(axis=0), 1.0)
     if isinstance(space, spaces.Box):
         half = (space.high.astype(np.float64) - space.low.astype(np.float64)).reshape(-1) / 2
         unit[:dim] = np.minimum(np.where(half > 0, half, 1.0), unit[:dim])

@@ -18,7 +18,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from sb3_clanker import ClankerError, ExportOptions, OnnxPolicy, ValidationError, export_policy
 from sb3_clanker.errors import OptionError, StochasticActionError
 from sb3_clanker.metadata import parse, stamp
-from tests.worlds import BOX_OBSERVATION, draw, make_model
+from tests.worlds import BOX_ACTION, BOX_OBSERVATION, draw, make_model
 
 DISCRETE, MULTI_DISCRETE, MULTI_BINARY = spaces.Discrete(3), spaces.MultiDiscrete([3, 2]), spaces.MultiBinary(3)
 OBSERVATIONS = draw(BOX_OBSERVATION, np.random.default_rng(0), 9)
@@ -153,16 +153,27 @@ def test_the_outputs_are_documented_and_the_action_stays_first(tmp_path: Path) -
     assert policy.metadata.sampling == "gaussian"
 
 
-def test_a_wrong_further_output_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("algorithm", "action_space", "output", "tensor"),
+    [
+        (PPO, BOX_ACTION, "value", "policy.value_net.bias"),
+        (MaskablePPO, DISCRETE, "distribution", "policy.action_net.bias"),
+    ],
+)
+def test_a_wrong_further_output_is_refused(
+    algorithm: Any, action_space: Any, output: Any, tensor: str, tmp_path: Path
+) -> None:
     from sb3_clanker import validate_policy
 
-    model = make_model(PPO)
-    path = export_policy(model, tmp_path / "policy.onnx", options=ExportOptions(further_outputs=("value",))).path
+    model = make_model(algorithm, action_space=action_space)
+    path = export_policy(model, tmp_path / "policy.onnx", options=ExportOptions(further_outputs=(output,))).path
     assert validate_policy(path, model).passed
     metadata, proto = parse(path.read_bytes()), onnx.load(path)
     del proto.metadata_props[:]
-    weight = next(tensor for tensor in proto.graph.initializer if tensor.name == "policy.value_net.bias")
-    weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) + np.float32(0.01), weight.name))
+    weight = next(initializer for initializer in proto.graph.initializer if initializer.name == tensor)
+    values = numpy_helper.to_array(weight).copy()
+    values[0] += 1e-3
+    weight.CopyFrom(numpy_helper.from_array(values, weight.name))
     path.write_bytes(stamp(proto.SerializeToString(), metadata))
     with pytest.raises(ValidationError, match="stage cross_check: the file and Stable-Baselines3 disagree"):
         validate_policy(path, model)
