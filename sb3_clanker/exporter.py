@@ -41,6 +41,7 @@ from sb3_clanker.probes import Probes, draw_probes, take
 from sb3_clanker.reference import Reference, seen_observations
 from sb3_clanker.report import LatencyRecord, ValidationReport
 from sb3_clanker.statistics import Normalization
+from sb3_clanker.targets import require_target
 from sb3_clanker.twin import CpuTwin, alike, needs_twin
 from sb3_clanker.validation import prove
 from sb3_clanker.vectors import check_vectors, encode_vectors
@@ -126,6 +127,7 @@ class Exporter:
         policy, statistics = self._model.policy, self._normalization.statistics()
         warn_of_lost_precision(policy.observation_space, statistics)
         actor = make_actor(policy, statistics, self._options)
+        require_target(actor, self._options.target)
         _check_finite(policy)
         tensors = actor.tensors()
         with _timed(seconds, "trace"):

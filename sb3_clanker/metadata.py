@@ -26,9 +26,10 @@ from sb3_clanker.errors import (
     PolicyFileError,
     ReservedMetadataKeyError,
     SchemaVersionError,
+    UnreadableFileError,
 )
 from sb3_clanker.report import CrossCheckRecord, LatencyRecord
-from sb3_clanker.schema import from_json, refuse_constant, to_json
+from sb3_clanker.schema import from_json, parse_json, to_json
 from sb3_clanker.tensors import LeafSpace, ObservationSpace, Sampling, TensorSpec, action_dim
 
 SCHEMA_VERSION = 1
@@ -48,6 +49,8 @@ CONTRACT_KEYS = (
 RESERVED_KEYS = (*CONTRACT_KEYS, RECORD_KEY)
 
 _MAX_RECORD_LENGTH = 1 << 24
+_MAX_FILE_SIZE = (1 << 31) - 1
+"""Bytes of an ONNX file, by the format's own limit."""
 _NO_DIGEST = '"digest": ""'
 """Stands once in a record without a digest: those of paired files are never empty, and quotes in a text are escaped."""
 
@@ -236,6 +239,7 @@ def read_metadata(path: str | Path) -> PolicyMetadata:
 
     :param path: an ``.onnx`` file of this package
     :raises MissingFileError: there is no such file
+    :raises UnreadableFileError: it cannot be read
     :raises PolicyFileError: not an ONNX file, not one of this package, or changed after it was written
     :raises MetadataError: the record is damaged; every bad field is named
     :raises SchemaVersionError: the record is of a version that this reader does not know
@@ -247,14 +251,25 @@ def read_metadata(path: str | Path) -> PolicyMetadata:
     return parse(read_file(path), path)
 
 
-def read_file(path: Path) -> bytes:
-    """The bytes of a policy file.
+def read_file(path: Path, what: str = "policy file", largest: int = _MAX_FILE_SIZE) -> bytes:
+    """The bytes of a file; never of a pipe or a device, which need not end.
 
+    :param what: what the file is to be, for the messages
+    :param largest: how many bytes it may have
     :raises MissingFileError: there is no such file
+    :raises UnreadableFileError: it cannot be read, or it is larger
     """
     if not os.path.isfile(path):  # noqa: PTH113 - false, not an error, for a name that no file can have
-        raise MissingFileError(path, "policy file")
-    return path.read_bytes()
+        raise MissingFileError(path, what)
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            data = file.read(size) if size <= largest else b""
+    except OSError as error:
+        raise UnreadableFileError(path, what, error.strerror or str(error)) from error
+    if size > largest:
+        raise UnreadableFileError(path, what, f"it has {size:,} bytes, and {largest:,} are the most")
+    return data
 
 
 def parse(data: bytes, path: Path | None = None) -> PolicyMetadata:
@@ -283,13 +298,17 @@ def parse(data: bytes, path: Path | None = None) -> PolicyMetadata:
         raise MetadataError(path, problems)
     expected = contract_entries(metadata)
     problems = [
-        f"{key}: expected {expected[key]!r}, got {entries.get(key)!r}"
+        f"{key}: expected {_excerpt(expected[key])}, got {_excerpt(entries.get(key))}"
         for key in CONTRACT_KEYS
         if entries.get(key) != expected[key]
     ]
     if problems:
         raise MetadataError(path, problems)
     return metadata
+
+
+def _excerpt(text: str | None) -> str:
+    return repr(text) if text is None or len(text) <= 200 else f"{text[:200]!r}..."
 
 
 def _is_text(value: object) -> bool:
@@ -307,8 +326,8 @@ def _decode(record: str, entries: dict[str, str], path: Path | None) -> PolicyMe
     if len(record) > _MAX_RECORD_LENGTH:
         raise MetadataError(path, [f"record: expected at most {_MAX_RECORD_LENGTH} characters, got {len(record)}"])
     try:
-        document = json.loads(record, parse_constant=refuse_constant)
-    except (ValueError, RecursionError) as error:
+        document = parse_json(record)
+    except ValueError as error:
         raise MetadataError(path, [f"record: not JSON: {error}"]) from error
     if not isinstance(document, dict):
         raise MetadataError(path, [f"record: expected an object, got {type(document).__name__}"])
