@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from sb3_clanker.errors import ClankerError, ClankerWarning, UnknownNormalizationWarning, ValidationError
 from sb3_clanker.metadata import PolicyMetadata, read_metadata
 from sb3_clanker.policy import OnnxPolicy
+from sb3_clanker.targets import TargetReport, check_target
 
 if TYPE_CHECKING:
     from sb3_clanker.callback import OnnxCheckpointCallback
@@ -30,9 +31,11 @@ __all__ = [
     "OnnxCheckpointCallback",
     "OnnxPolicy",
     "PolicyMetadata",
+    "TargetReport",
     "UnknownNormalizationWarning",
     "ValidationError",
     "ValidationReport",
+    "check_target",
     "export_policy",
     "load_checkpoint",
     "read_metadata",

@@ -1,4 +1,4 @@
-"""The command line: ``sb3-clanker export``, ``validate`` and ``inspect``.
+"""The command line: ``sb3-clanker export``, ``validate``, ``inspect`` and ``schema``.
 
 Exit codes: 0, it worked; 1, it did not, with the reason in one line on standard error; 2, wrong usage.
 """
@@ -13,15 +13,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sb3_clanker import __version__
-from sb3_clanker.errors import ClankerError
+from sb3_clanker.errors import ClankerError, TargetError
 from sb3_clanker.generation import require_matched
+from sb3_clanker.json_schema import document_schema
 from sb3_clanker.metadata import PolicyMetadata, parse, read_file, read_metadata
 from sb3_clanker.policy import OnnxPolicy
 from sb3_clanker.report import ValidationReport
 from sb3_clanker.schema import to_json
+from sb3_clanker.targets import TARGETS, check_target
 from sb3_clanker.tensors import DictSpace, ObservationSpace, TensorSpec
 from sb3_clanker.vectors import check_vectors, read_vectors
 
+_WIDEST_LABEL = 40
 _EPILOG = "exit codes: 0 it worked, 1 it did not (the reason is one line on standard error), 2 wrong usage"
 _TRUST = "Loading a .zip or a .pkl runs code that is in it: use files that you trust."
 
@@ -50,7 +53,9 @@ def _export(options: argparse.Namespace) -> None:
     from sb3_clanker.options import ExportOptions
     from sb3_clanker.statistics import resolve_normalization
 
-    export_options = ExportOptions(opset_version=options.opset, test_vectors=options.test_vectors)
+    export_options = ExportOptions(
+        opset_version=options.opset, test_vectors=options.test_vectors, target=options.target
+    )
     path = onnx_path(options.output or options.model.parent / f"{options.model.stem}.onnx")
     model = load_algorithm(options.model, options.algo)
     normalization = resolve_normalization(model, _source(options.vecnormalize), options.model)
@@ -88,12 +93,31 @@ def _prove_again(options: argparse.Namespace) -> ValidationReport:
 
 def _inspect(options: argparse.Namespace) -> None:
     metadata = read_metadata(options.policy)
+    if options.target is not None:
+        _inspect_target(metadata, options)
+        return
     if options.json:
         print(json.dumps(to_json(metadata), indent=2))
         return
-    width = max(len(label) for label, _ in _summary(metadata))
+    width = min(max(len(label) for label, _ in _summary(metadata)), _WIDEST_LABEL)
     for label, text in _summary(metadata):
-        print(f"{label:<{width}}  {text}")
+        print(_printable(f"{label:<{width}}  {text}"))
+
+
+def _schema(options: argparse.Namespace) -> None:
+    print(json.dumps(document_schema(options.document), indent=2))
+
+
+def _inspect_target(metadata: PolicyMetadata, options: argparse.Namespace) -> None:
+    report = check_target(metadata, options.target)
+    if options.json:
+        print(json.dumps(to_json(report), indent=2))
+    elif report.accepts:
+        print(f"{report.target} takes it" + (f", in {report.mode} mode" if report.mode else ""))
+        for note in report.notes:
+            print(f"note: {note}")
+    if not report.accepts:
+        raise TargetError(report.target, report.problems)
 
 
 def _summary(metadata: PolicyMetadata) -> list[tuple[str, str]]:
@@ -144,6 +168,7 @@ def _parser() -> argparse.ArgumentParser:
     export.set_defaults(command=_export)
 
     export.add_argument("--test-vectors", type=int, metavar="N", help="write N test vectors to F.vectors.json as well")
+    export.add_argument("--target", choices=TARGETS, help="the program that has to take the file")
 
     validate = commands.add_parser(
         "validate",
@@ -167,8 +192,13 @@ def _parser() -> argparse.ArgumentParser:
 
     inspect = commands.add_parser("inspect", help="show what a .onnx says of itself")
     inspect.add_argument("policy", type=Path, metavar="POLICY.onnx")
-    inspect.add_argument("--json", action="store_true", help="the whole record, as JSON")
+    inspect.add_argument("--json", action="store_true", help="the whole record, or what is said of a target, as JSON")
+    inspect.add_argument("--target", choices=TARGETS, help="say whether this program takes it, and if not, why")
     inspect.set_defaults(command=_inspect)
+
+    schema = commands.add_parser("schema", help="print the JSON Schema of a record, or of test vectors")
+    schema.add_argument("document", choices=("record", "vectors"), help="which of the two")
+    schema.set_defaults(command=_schema)
     return parser
 
 
@@ -177,7 +207,12 @@ def _source(vecnormalize: str) -> str | None:
 
 
 def _one_line(error: object) -> str:
-    return " ".join(str(error).split())
+    return _printable(" ".join(str(error).split()))
+
+
+def _printable(text: str) -> str:
+    """A text from a file, without what would steer a terminal or cannot be written."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 _METADATA_PROPS = 14
 _KEY, _VALUE = 1, 2
 _GRAPH, _INITIALIZER, _TENSOR_NAME, _RAW_DATA = 7, 5, 8, 9
+_END_OF_NUMBERS = 1 << 29  # parsers differ in what they make of larger ones
 _MAX_FIELDS = 100_000  # far beyond any real file; bounds the time that a hostile one can take
 _VARINT, _FIXED64, _LENGTH_DELIMITED, _FIXED32 = 0, 1, 2, 5
 
@@ -33,13 +34,17 @@ def split_container(data: bytes) -> tuple[list[memoryview], dict[str, str]]:
     view = memoryview(data)
     body: list[memoryview] = []
     entries: dict[str, str] = {}
-    for number, start, payload, end in _fields(view):
+    for number, start, payload, end in read_fields(view):
         if number != _METADATA_PROPS:
             body.append(view[start:end])
             continue
         message = view[payload:end]
-        entry = {field: message[first:last] for field, _, first, last in _fields(message)}
-        if set(entry) != {_KEY, _VALUE}:
+        entry: dict[int, memoryview] = {}
+        for field, _, first, last in read_fields(message):
+            if field in entry or field not in (_KEY, _VALUE):
+                raise MalformedContainerError("a metadata entry is not a key and a value")
+            entry[field] = message[first:last]
+        if len(entry) != 2:
             raise MalformedContainerError("a metadata entry is not a key and a value")
         try:
             key, value = str(entry[_KEY], "utf-8"), str(entry[_VALUE], "utf-8")
@@ -70,7 +75,7 @@ def find_tensors(data: bytes) -> dict[str, tuple[int, int]]:
 
 def _payloads(view: memoryview, first: int, last: int, wanted: int) -> list[tuple[int, int]]:
     """The payloads of every field with a number within a stretch."""
-    fields = _fields(view[first:last])
+    fields = read_fields(view[first:last])
     return [(first + payload, first + end) for number, _, payload, end in fields if number == wanted]
 
 
@@ -91,27 +96,34 @@ def _varint(value: int) -> bytes:
     return bytes(out)
 
 
-def _fields(view: memoryview) -> Iterator[tuple[int, int, int, int]]:
-    """Every top-level field: its number, where it starts, where its payload starts, and where it ends."""
+def read_fields(view: memoryview) -> Iterator[tuple[int, int, int, int]]:
+    """Every field of a message: its number, where it starts, where its payload starts, and where it ends.
+
+    :raises MalformedContainerError: the bytes are no protocol buffer message, or one of more fields than any real one
+    """
     position = count = 0
     while position < len(view):
         start = position
         count += 1
-        tag, position = _read_varint(view, position)
+        tag = view[position]
+        if tag < 0x80:
+            position += 1
+        else:
+            tag, position = _read_varint(view, position)
         number, wire_type = tag >> 3, tag & 7
         payload = position
-        if wire_type == _VARINT:
+        if wire_type == _LENGTH_DELIMITED:
+            length, payload = _read_varint(view, position)
+            position = payload + length
+        elif wire_type == _VARINT:
             _, position = _read_varint(view, position)
         elif wire_type == _FIXED64:
             position += 8
         elif wire_type == _FIXED32:
             position += 4
-        elif wire_type == _LENGTH_DELIMITED:
-            length, payload = _read_varint(view, position)
-            position = payload + length
         else:
             raise MalformedContainerError(f"unknown wire type {wire_type} at byte {start}")
-        if number == 0 or position > len(view) or count > _MAX_FIELDS:
+        if not 0 < number < _END_OF_NUMBERS or position > len(view) or count > _MAX_FIELDS:
             raise MalformedContainerError(f"the field at byte {start} is damaged or cut off")
         yield number, start, payload, position
 

@@ -7,6 +7,7 @@ message from them: what was got, what was expected, what to do about it.
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -42,6 +43,10 @@ class InnerNormalizationWarning(ClankerWarning):
 
 class PrecisionWarning(ClankerWarning):
     """Observations need more digits than float32, the type of the file's inputs, carries."""
+
+
+class NoVectorsWarning(ClankerWarning):
+    """Test vectors were asked for, and the policy gives no firm answer to anything."""
 
 
 # What the caller asked for ------------------------------------------------------------------------------------------
@@ -110,6 +115,19 @@ class UnsupportedSpaceError(ClankerError, ValueError):
         super().__init__(f"Cannot export the {role} space {space}: {reason}.")
 
 
+class TargetError(ClankerError, ValueError):
+    """A policy that the program it is meant for does not take.
+
+    :ivar target: name of the program
+    :ivar problems: the rules that the policy breaks, each with what to do about it
+    """
+
+    def __init__(self, target: str, problems: Sequence[str]) -> None:
+        self.target = target
+        self.problems = tuple(problems)
+        super().__init__(f"{target} does not take this policy: {'; '.join(self.problems)}.")
+
+
 class NormalizationError(ClankerError, ValueError):
     """VecNormalize statistics that do not belong to the policy, or that are none."""
 
@@ -150,6 +168,17 @@ class MissingFileError(ClankerError, FileNotFoundError):
     def __init__(self, path: Path, what: str) -> None:
         self.path = path
         super().__init__(f"{path}: there is no such {what}. Check the path.")
+
+
+class UnreadableFileError(ClankerError, OSError):
+    """A file that was named is there, and cannot be read.
+
+    :ivar path: the file
+    """
+
+    def __init__(self, path: Path, what: str, problem: str) -> None:
+        self.path = path
+        super().__init__(f"{path}: this {what} cannot be read: {problem}. Check what it is and who may read it.")
 
 
 # What went wrong on the way -----------------------------------------------------------------------------------------
@@ -271,6 +300,17 @@ class MetadataError(PolicyFileError):
         super().__init__(path, "the record in the file is damaged:\n" + "\n".join(f"  {line}" for line in problems))
 
 
+class UnsafeGraphError(PolicyFileError):
+    """The graph is none that a policy needs, and loading it could read other files or cost without bound.
+
+    :ivar reason: what is wrong with it
+    """
+
+    def __init__(self, path: Path | None, reason: str) -> None:
+        self.reason = reason
+        super().__init__(path, f"the graph is not loaded, because {reason}. No file of this package has such a graph.")
+
+
 class SchemaVersionError(PolicyFileError):
     """The record has a schema version that this reader does not know.
 
@@ -282,7 +322,9 @@ class SchemaVersionError(PolicyFileError):
         self.found = found
         self.known = known
         remedy = "Upgrade sb3-clanker." if isinstance(found, int) and found > known else "Export the policy again."
-        super().__init__(path, f"schema version {found!r} of the record is unknown, expected 1 to {known}. {remedy}")
+        super().__init__(
+            path, f"schema version {reprlib.repr(found)} of the record is unknown, expected 1 to {known}. {remedy}"
+        )
 
 
 class VectorsError(ClankerError, ValueError):
@@ -308,6 +350,16 @@ class VectorsMismatchError(ClankerError, ValueError):
 
 class ObservationError(ClankerError, ValueError):
     """An observation of the wrong shape, type or key."""
+
+
+class InferenceError(ClankerError, RuntimeError):
+    """A loaded graph that failed on an observation, or gave what is no action.
+
+    No file of this package does that on an observation that it accepts, unless memory runs out.
+    """
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"The graph failed while it ran: {problem}. Validate the file, or export the policy again.")
 
 
 class StochasticActionError(ClankerError, ValueError):

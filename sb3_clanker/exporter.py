@@ -6,6 +6,7 @@ import functools
 import importlib.metadata
 import platform
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from stable_baselines3.common.policies import BasePolicy
 from sb3_clanker.actor import Actor, copy_policy, make_actor, masked_choices
 from sb3_clanker.container import join_container
 from sb3_clanker.environment import warn_of_inner_normalization, wrapper_names
-from sb3_clanker.errors import NonFiniteWeightsError, UnsupportedPolicyError, ValidationError
+from sb3_clanker.errors import NonFiniteWeightsError, NoVectorsWarning, UnsupportedPolicyError, ValidationError
 from sb3_clanker.expectation import write_vectors
 from sb3_clanker.further import Further
 from sb3_clanker.graph import Graph
@@ -43,6 +44,7 @@ from sb3_clanker.probes import Probes, draw_probes, take
 from sb3_clanker.reference import Reference, seen_observations
 from sb3_clanker.report import LatencyRecord, ValidationReport
 from sb3_clanker.statistics import Normalization
+from sb3_clanker.targets import require_target
 from sb3_clanker.twin import CpuTwin, alike, needs_twin
 from sb3_clanker.validation import prove
 from sb3_clanker.vectors import check_vectors, encode_vectors
@@ -153,6 +155,7 @@ class Exporter:
         policy, statistics = self._model.policy, self._normalization.statistics()
         warn_of_lost_precision(policy.observation_space, statistics)
         actor = self._live_actor(statistics)
+        require_target(actor, self._options.target)
         self.check_finite()
         tensors = actor.tensors()
         fresh = self._graph is None or not self._graph.reusable or not self._graph.fits(tensors)
@@ -220,9 +223,17 @@ class Exporter:
             self._actor = make_actor(self._model.policy, statistics, self._options)
         return self._actor
 
-    def _vectors(self, policy: OnnxPolicy, reference: Reference, count: int) -> bytes:
+    def _vectors(self, policy: OnnxPolicy, reference: Reference, count: int) -> bytes | None:
         """Test vectors, which the file itself agrees with."""
         vectors = write_vectors(policy, reference, self.probes(2 * count), count, self._options)
+        if vectors is None:
+            warnings.warn(
+                "No test vectors are written: there is no observation on which the policy gives a firm answer. "
+                "Train it further.",
+                NoVectorsWarning,
+                stacklevel=2,
+            )
+            return None
         check_vectors(policy, vectors)
         return encode_vectors(vectors)
 

@@ -27,9 +27,10 @@ from sb3_clanker.errors import (
     PolicyFileError,
     ReservedMetadataKeyError,
     SchemaVersionError,
+    UnreadableFileError,
 )
 from sb3_clanker.report import CrossCheckRecord, LatencyRecord
-from sb3_clanker.schema import from_json, refuse_constant, to_json
+from sb3_clanker.schema import from_json, parse_json, to_json
 from sb3_clanker.tensors import LeafSpace, ObservationSpace, Sampling, TensorSpec, action_dim
 
 SCHEMA_VERSION = 1
@@ -51,8 +52,10 @@ RESERVED_KEYS = (*CONTRACT_KEYS, RECORD_KEY)
 _MAX_RECORD_LENGTH = 1 << 24
 _LARGE_BODY = 1 << 20
 """Bytes of a graph that are worth a thread of their own."""
-_NO_DIGEST = '"digest": ""'
-"""Stands once in a record without a digest: those of paired files are never empty, and quotes in a text are escaped."""
+_MAX_FILE_SIZE = (1 << 31) - 1
+"""Bytes of an ONNX file, by the format's own limit."""
+_NO_SEAL = '"seal": ""'
+"""Stands once in a record without a seal: quotes in a text are escaped."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +127,8 @@ class Provenance:
     :ivar algorithm_file: the ``.zip`` of Stable-Baselines3 that belongs to this file
     :ivar statistics_file: the VecNormalize statistics that belong to it
     :ivar replay_buffer: whether the replay buffer of the same instant was written beside it
+    :ivar seal: ``sha256:`` and the digest of this record, taken with an empty seal; :attr:`PolicyMetadata.digest` is in
+        it, so that it covers graph and weights as well
     """
 
     created: str
@@ -131,6 +136,7 @@ class Provenance:
     algorithm_file: PairedFile | None = None
     statistics_file: PairedFile | None = None
     replay_buffer: bool = False
+    seal: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +163,7 @@ class PolicyMetadata:
     :ivar provenance: where the file comes from
     :ivar cross_check: what the proof measured
     :ivar latency: how long a prediction takes, None where no promise was asked for
-    :ivar digest: ``sha256:`` and the digest of graph, weights and this record
+    :ivar digest: ``sha256:`` and the digest of graph and weights: of all bytes of the file but its metadata entries
     :ivar entries: the caller's own flat keys (beside the record, not in it)
     """
 
@@ -222,7 +228,7 @@ def stamp(body: bytes, metadata: PolicyMetadata) -> bytes:
     """Append the metadata to a graph.
 
     :param body: a serialized ``ModelProto`` without metadata entries; it stands in the result byte for byte
-    :param metadata: the record; its ``digest`` is computed here
+    :param metadata: the record; its digest and seal are computed here
     """
     return join_container(body, contract_entries(metadata)) + seal(metadata, Hashing(body))[0]
 
@@ -242,21 +248,25 @@ class Hashing:
             self._thread = threading.Thread(target=self._digest.update, args=(body,))
             self._thread.start()
 
-    def with_record(self, record: str) -> str:
-        """The digest of graph and record, as it stands in the record."""
+    def result(self) -> str:
+        """The digest, as it stands in the record."""
         if self._thread is not None:
             self._thread.join()
-        digest = self._digest.copy()
-        digest.update(record.encode())
-        return f"sha256:{digest.hexdigest()}"
+        return f"sha256:{self._digest.hexdigest()}"
 
 
 def seal(metadata: PolicyMetadata, hashing: Hashing) -> tuple[bytes, PolicyMetadata]:
-    """What follows graph and contract entries in a file, and the record in it, with its digest; see :func:`stamp`."""
-    record = _encode(replace(metadata, digest=""))
-    digest = hashing.with_record(record)
-    record = record.replace(_NO_DIGEST, json.dumps({"digest": digest})[1:-1])
-    return join_container(b"", {**metadata.entries, RECORD_KEY: record}), replace(metadata, digest=digest)
+    """What follows graph and contract entries in a file, and the record in it, digest and seal set; see :func:`stamp`.
+
+    :param metadata: the record
+    :param hashing: the digest of the graph
+    """
+    metadata = replace(metadata, digest=hashing.result(), provenance=replace(metadata.provenance, seal=""))
+    record = _encode(metadata)
+    seal = _digest([record.encode()])
+    record = record.replace(_NO_SEAL, json.dumps({"seal": seal})[1:-1])
+    tail = join_container(b"", {**metadata.entries, RECORD_KEY: record})
+    return tail, replace(metadata, provenance=replace(metadata.provenance, seal=seal))
 
 
 def read_metadata(path: str | Path) -> PolicyMetadata:
@@ -264,6 +274,7 @@ def read_metadata(path: str | Path) -> PolicyMetadata:
 
     :param path: an ``.onnx`` file of this package
     :raises MissingFileError: there is no such file
+    :raises UnreadableFileError: it cannot be read
     :raises PolicyFileError: not an ONNX file, not one of this package, or changed after it was written
     :raises MetadataError: the record is damaged; every bad field is named
     :raises SchemaVersionError: the record is of a version that this reader does not know
@@ -275,14 +286,25 @@ def read_metadata(path: str | Path) -> PolicyMetadata:
     return parse(read_file(path), path)
 
 
-def read_file(path: Path) -> bytes:
-    """The bytes of a policy file.
+def read_file(path: Path, what: str = "policy file", largest: int = _MAX_FILE_SIZE) -> bytes:
+    """The bytes of a file; never of a pipe or a device, which need not end.
 
+    :param what: what the file is to be, for the messages
+    :param largest: how many bytes it may have
     :raises MissingFileError: there is no such file
+    :raises UnreadableFileError: it cannot be read, or it is larger
     """
     if not os.path.isfile(path):  # noqa: PTH113 - false, not an error, for a name that no file can have
-        raise MissingFileError(path, "policy file")
-    return path.read_bytes()
+        raise MissingFileError(path, what)
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            data = file.read(size) if size <= largest else b""
+    except OSError as error:
+        raise UnreadableFileError(path, what, error.strerror or str(error)) from error
+    if size > largest:
+        raise UnreadableFileError(path, what, f"it has {size:,} bytes, and {largest:,} are the most")
+    return data
 
 
 def parse(data: bytes, path: Path | None = None) -> PolicyMetadata:
@@ -297,7 +319,8 @@ def parse(data: bytes, path: Path | None = None) -> PolicyMetadata:
         )
     record = entries.pop(RECORD_KEY)
     metadata = _decode(record, {key: value for key, value in entries.items() if key not in CONTRACT_KEYS}, path)
-    if metadata.digest != _digest(body, record.replace(metadata.digest, "", 1)):
+    seal = metadata.provenance.seal
+    if metadata.digest != _digest(body) or seal != _digest([record.replace(seal, "", 1).encode()]):
         raise PolicyFileError(path, "the file was changed or damaged after it was proven. Export the policy again.")
     if problems := contradictions(
         metadata.observation_space,
@@ -311,13 +334,17 @@ def parse(data: bytes, path: Path | None = None) -> PolicyMetadata:
         raise MetadataError(path, problems)
     expected = contract_entries(metadata)
     problems = [
-        f"{key}: expected {expected[key]!r}, got {entries.get(key)!r}"
+        f"{key}: expected {_excerpt(expected[key])}, got {_excerpt(entries.get(key))}"
         for key in CONTRACT_KEYS
         if entries.get(key) != expected[key]
     ]
     if problems:
         raise MetadataError(path, problems)
     return metadata
+
+
+def _excerpt(text: str | None) -> str:
+    return repr(text) if text is None or len(text) <= 200 else f"{text[:200]!r}..."
 
 
 def _is_text(value: object) -> bool:
@@ -335,8 +362,8 @@ def _decode(record: str, entries: dict[str, str], path: Path | None) -> PolicyMe
     if len(record) > _MAX_RECORD_LENGTH:
         raise MetadataError(path, [f"record: expected at most {_MAX_RECORD_LENGTH} characters, got {len(record)}"])
     try:
-        document = json.loads(record, parse_constant=refuse_constant)
-    except (ValueError, RecursionError) as error:
+        document = parse_json(record)
+    except ValueError as error:
         raise MetadataError(path, [f"record: not JSON: {error}"]) from error
     if not isinstance(document, dict):
         raise MetadataError(path, [f"record: expected an object, got {type(document).__name__}"])
@@ -350,9 +377,8 @@ def _decode(record: str, entries: dict[str, str], path: Path | None) -> PolicyMe
     return metadata
 
 
-def _digest(body: Iterable[bytes | memoryview], record: str) -> str:
+def _digest(stretches: Iterable[bytes | memoryview]) -> str:
     digest = hashlib.sha256()
-    for stretch in body:
+    for stretch in stretches:
         digest.update(stretch)
-    digest.update(record.encode())
     return f"sha256:{digest.hexdigest()}"

@@ -1,6 +1,7 @@
 """From the inputs of a file to what Stable-Baselines3's ``obs_to_tensor`` hands to a policy.
 
-One input for each leaf of the observation space. uint8 for images, float32 for everything else.
+One input for each leaf of the observation space. uint8 for images, unless floats are asked for; float32 for everything
+else.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class ObservationInput(nn.Module):
     :param space: space of the leaf, as the policy has it
     :param statistics: what VecNormalize knows of it, or None
     :param channels_last: whether an image is passed as height, width, channels
+    :param float_images: whether an image is passed as float32
     :ivar spec: what the input is
     """
 
@@ -52,12 +54,13 @@ class ObservationInput(nn.Module):
         space: spaces.Space[Any],
         statistics: Statistics | None,
         channels_last: bool,
+        float_images: bool = False,
     ) -> None:
         super().__init__()
         self._space = space
         self._transposes = channels_last and (is_image_space(space) or _is_float_image(space))
         self.normalize = None if statistics is None else Normalize(statistics)
-        self.spec = _spec(key, name, space, self._transposes)
+        self.spec = _spec(key, name, space, self._transposes, float_images)
 
     def forward(self, tensor: th.Tensor) -> th.Tensor:
         """What ``obs_to_tensor`` makes of raw observations, normalized."""
@@ -73,19 +76,26 @@ class ObservationInput(nn.Module):
 
 
 def observation_inputs(
-    space: spaces.Space[Any], statistics: Mapping[str | None, Statistics], channels_last: bool
+    space: spaces.Space[Any],
+    statistics: Mapping[str | None, Statistics],
+    channels_last: bool,
+    float_images: bool = False,
 ) -> list[ObservationInput]:
     """One input for each leaf of an observation space.
 
     :param space: the policy's observation space
     :param statistics: what VecNormalize knows, by key or under None
     :param channels_last: whether images are passed as height, width, channels
+    :param float_images: whether images are passed as float32, with the same values, in place of uint8
     :raises NormalizationError: the statistics do not fit the space
     """
     leaves = leaf_spaces(space)
     _check_statistics(statistics, leaves)
     names = _input_names(leaves)
-    return [ObservationInput(key, names[key], leaf, statistics.get(key), channels_last) for key, leaf in leaves.items()]
+    return [
+        ObservationInput(key, names[key], leaf, statistics.get(key), channels_last, float_images)
+        for key, leaf in leaves.items()
+    ]
 
 
 def warn_of_lost_precision(space: spaces.Space[Any], statistics: Mapping[str | None, Statistics]) -> None:
@@ -146,7 +156,7 @@ def _is_float_image(space: spaces.Space[Any]) -> bool:
     )
 
 
-def _spec(key: str | None, name: str, space: spaces.Space[Any], transposes: bool) -> TensorSpec:
+def _spec(key: str | None, name: str, space: spaces.Space[Any], transposes: bool, float_images: bool) -> TensorSpec:
     shape: tuple[int, ...] = space.shape or ()
     layout: Layout | None = None
     meaning = "raw observation"
@@ -162,7 +172,7 @@ def _spec(key: str | None, name: str, space: spaces.Space[Any], transposes: bool
         meaning = "raw image, 0 to 255" if is_image_space(space) else "raw image"
     return TensorSpec(
         name=name,
-        dtype="uint8" if is_image_space(space) else "float32",
+        dtype="uint8" if is_image_space(space) and not float_images else "float32",
         shape=(BATCH, *shape),
         role="observation",
         key=key,

@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias, get_args
 
 from sb3_clanker.errors import OptionError, UnsupportedOpsetError
 from sb3_clanker.metadata import check_entries
+from sb3_clanker.targets import TargetName, known_target
 
 SUPPORTED_OPSETS = range(17, 24)
 
@@ -41,6 +42,9 @@ class ExportOptions:
     :param control_period: seconds from one action to the next
     :param test_vectors: how many test vectors to write to ``NAME.vectors.json`` beside the file, at most, for consumers
         that prove themselves; None (the default) writes none
+    :param target: the program that has to take the file: ``"clankers"``, ``"onnxruntime-web"`` or ``"tract"``. What it
+        cannot take is refused before anything is traced; for clankers, images become float32, 0 to 255. None (the
+        default) holds the file to the contract alone
     :param metadata: the caller's own entries, stored in the file as flat keys
     :raises OptionError: a value is out of its range
     :raises UnsupportedOpsetError: ``opset_version`` is not one of the supported
@@ -63,6 +67,7 @@ class ExportOptions:
     action_units: Labels | None = None
     control_period: float | None = None
     test_vectors: int | None = None
+    target: TargetName | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -90,6 +95,8 @@ class ExportOptions:
                 raise OptionError(option, value, f"a positive number of {unit}, or None")
         for option in ("observation_names", "observation_units", "action_names", "action_units"):
             object.__setattr__(self, option, _check_labels(option, getattr(self, option)))
+        if self.target is not None:
+            known_target(self.target)
         object.__setattr__(self, "metadata", dict(check_entries(self.metadata)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -10,9 +11,17 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from sb3_clanker.errors import ObservationError, PolicyFileError, StochasticActionError
+from sb3_clanker.container import MalformedContainerError, split_container
+from sb3_clanker.errors import (
+    InferenceError,
+    ObservationError,
+    PolicyFileError,
+    StochasticActionError,
+    UnsafeGraphError,
+)
 from sb3_clanker.metadata import PolicyMetadata, parse, read_file
 from sb3_clanker.sampling import make_sampler
+from sb3_clanker.screening import HostileGraphError, screen
 from sb3_clanker.tensors import BATCH, DictSpace, LeafSpace, TensorSpec, to_gymnasium
 
 if TYPE_CHECKING:
@@ -23,6 +32,7 @@ Observation: TypeAlias = Array | Mapping[str, Array]
 State: TypeAlias = tuple[Array, ...]
 
 _Encoded: TypeAlias = tuple[dict[str, Array], bool]
+_FOLDING_IS_LIMITED = tuple(int(part) for part in onnxruntime.__version__.split(".")[:2]) >= (1, 27)
 _ONNX_TYPES = {"float32": "tensor(float)", "uint8": "tensor(uint8)", "bool": "tensor(bool)"}
 
 
@@ -37,7 +47,9 @@ class OnnxPolicy:
 
     :param path: the file
     :raises MissingFileError: there is no such file
+    :raises UnreadableFileError: it cannot be read
     :raises PolicyFileError: not a policy of this package, or damaged, or not runnable
+    :raises UnsafeGraphError: a graph that no policy needs, and that could be costly to load or read other files
     :ivar metadata: what the file says of itself
     :ivar rng: generator of random actions, for a file that can sample; replace it for a seeded one
 
@@ -111,17 +123,21 @@ class OnnxPolicy:
             and the state for the next call
         :raises ObservationError: wrong shape, type or key, of the observation or of what goes with it
         :raises StochasticActionError: ``deterministic`` is false, and the file cannot sample
+        :raises InferenceError: the graph failed, which one of this package does not
         """
         if not deterministic and self._sample is None:
             raise StochasticActionError
         feed, batched = self._feed(observation, state, episode_start, action_masks)
-        action, *next_state = self._session.run(self._outputs, feed)
-        if not deterministic and self._sample is not None:
-            action = self._sample(
-                dict(zip(self._sampled, self._session.run(self._sampled, feed), strict=True)), self.rng
-            )
-        action = self._decode(action)
-        return (action if batched else action.squeeze(0)), (tuple(next_state) if next_state else state)
+        try:
+            action, *next_state = self._session.run(self._outputs, feed)
+            if not deterministic and self._sample is not None:
+                action = self._sample(
+                    dict(zip(self._sampled, self._session.run(self._sampled, feed), strict=True)), self.rng
+                )
+            action = self._decode(action)
+            return (action if batched else action.squeeze(0)), (tuple(next_state) if next_state else state)
+        except Exception as error:  # onnxruntime has no root of its own errors; an output may be of any shape
+            raise InferenceError(_one_line(error)) from error
 
     def outputs(
         self,
@@ -154,9 +170,13 @@ class OnnxPolicy:
 
         :param inputs: an array for each of ``metadata.inputs``, of its type and shape, by name
         :return: an array for each of ``metadata.outputs``, by name
+        :raises InferenceError: the inputs are not those of the graph, or it failed
         """
         names = [spec.name for spec in self.metadata.outputs]
-        return dict(zip(names, self._session.run(names, dict(inputs)), strict=True))
+        try:
+            return dict(zip(names, self._session.run(names, dict(inputs)), strict=True))
+        except Exception as error:  # as in predict
+            raise InferenceError(_one_line(error)) from error
 
     def _feed(
         self, observation: Observation, state: State | None, episode_start: Array | None, action_masks: Array | None
@@ -170,14 +190,26 @@ class OnnxPolicy:
 
 
 def _open_session(data: bytes, path: Path | None) -> onnxruntime.InferenceSession:
+    try:
+        foldable = screen(split_container(data)[0], is_limited=_FOLDING_IS_LIMITED)
+    except (HostileGraphError, MalformedContainerError) as error:
+        raise UnsafeGraphError(path, str(error)) from error
     options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.load_model_format", "ONNX")  # its own format was not screened
+    largest_constant = str(max(len(data), 1 << 20))
+    options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", largest_constant)
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what is wrong is said by the error, in one line
     try:
-        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(
+            data,
+            options,
+            providers=["CPUExecutionProvider"],
+            disabled_optimizers=None if foldable else ["ConstantFolding"],
+        )
     except Exception as error:  # onnxruntime has no root of its own errors, and leaks others on damaged files
-        raise PolicyFileError(path, f"onnxruntime cannot load it: {error}") from error
+        raise PolicyFileError(path, f"onnxruntime cannot load it: {_one_line(error)}") from error
 
 
 def _check_signature(session: onnxruntime.InferenceSession, metadata: PolicyMetadata, path: Path | None) -> None:
@@ -186,10 +218,21 @@ def _check_signature(session: onnxruntime.InferenceSession, metadata: PolicyMeta
         ("inputs", session.get_inputs(), metadata.inputs),
         ("outputs", session.get_outputs(), metadata.outputs),
     ):
-        found = [(value.name, value.type, tuple(value.shape)) for value in values]
+        try:
+            found = [(value.name, value.type, tuple(value.shape)) for value in values]
+        except UnicodeDecodeError as error:
+            raise PolicyFileError(path, f"a name among the {kind} of the graph is not UTF-8.") from error
         expected = [(spec.name, _ONNX_TYPES.get(spec.dtype), spec.shape) for spec in specs]
         if found != expected:
-            raise PolicyFileError(path, f"the {kind} of the graph are {found}, and the record says {expected}.")
+            found_text, expected_text = reprlib.repr(found), reprlib.repr(expected)
+            raise PolicyFileError(
+                path, f"the {kind} of the graph are {found_text}, and the record says {expected_text}."
+            )
+
+
+def _one_line(error: Exception) -> str:
+    """The beginning of an error of onnxruntime, which may hold as much as the file did."""
+    return " ".join(str(error)[:1000].split())
 
 
 def _encoder(metadata: PolicyMetadata) -> Callable[[Observation], _Encoded]:

@@ -19,6 +19,9 @@ from sb3_clanker.normalization import Statistics
 
 Batch: TypeAlias = NDArray[Any] | dict[str, NDArray[Any]]
 
+N_CORNERS = 3
+"""How many of the probes, the last ones, are corners of the space."""
+
 _SEED = 20_260_101
 _LARGEST = 1e3
 """Cap of unbounded dimensions: far beyond, float32 sums in the network itself lose the digits that are compared."""

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
+import math
 import reprlib
 import types
 import typing
@@ -29,6 +31,11 @@ _SCALARS: dict[object, str] = {
 
 _REPR = reprlib.Repr()
 _REPR.maxlevel, _REPR.maxstring, _REPR.maxother = 3, 60, 60
+_MAX_PROBLEMS = 100
+
+
+class _EnoughError(Exception):
+    """So many problems that no more are told; never seen outside this module."""
 
 
 class MismatchError(Exception):
@@ -49,9 +56,28 @@ def to_json(value: object) -> Any:
     return value
 
 
-def refuse_constant(name: str) -> None:
-    """What ``json.loads`` calls for NaN and Infinity, which JSON does not have."""
+def parse_json(text: str | bytes) -> object:
+    """Parse JSON, and nothing but JSON: no NaN, no Infinity, no key twice in one object.
+
+    :raises ValueError: it is none, or it is nested without end
+    """
+    try:
+        return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_to_object)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not a JSON number")
+
+
+def _to_object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    entries = dict(pairs)
+    if len(entries) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for index, key in enumerate(keys) if entries.pop(key, keys) is keys)
+        raise ValueError(f"the key {_short(twice)} stands twice in an object")
+    return entries
 
 
 def from_json(cls: type[T], value: object, problems: list[str], path: str = "") -> T | None:
@@ -59,13 +85,17 @@ def from_json(cls: type[T], value: object, problems: list[str], path: str = "") 
 
     :param cls: a dataclass
     :param value: what ``json.loads`` gave
-    :param problems: one line is appended for every field that does not fit
+    :param problems: one line is appended for every field that does not fit, up to a hundred
     :param path: where ``value`` stands, for the messages
     :return: the instance, or None where there were problems
     """
-    before = len(problems)
-    result = _read(cls, value, path, problems)
-    return typing.cast("T", result) if len(problems) == before else None
+    found: list[str] = []
+    try:
+        result = _read(cls, value, path, found)
+    except _EnoughError:
+        found.append("and more")
+    problems += found
+    return None if found else typing.cast("T", result)
 
 
 def _read(annotation: Any, value: object, path: str, problems: list[str]) -> object:
@@ -79,21 +109,47 @@ def _read(annotation: Any, value: object, path: str, problems: list[str]) -> obj
         if origin is tuple:
             _require(isinstance(value, list), "a list", value)
             items = typing.cast("list[object]", value)
+            if (plain := _read_plain(arguments[0], items)) is not None:
+                return plain
             return tuple(_read(arguments[0], item, f"{path}[{index}]", problems) for index, item in enumerate(items))
         if origin is dict:
             _require(isinstance(value, dict), "an object", value)
             entries = typing.cast("dict[str, object]", value)
-            return {key: _read(arguments[1], item, f"{path}[{key!r}]", problems) for key, item in entries.items()}
+            return {key: _read(arguments[1], item, f"{path}[{_short(key)}]", problems) for key, item in entries.items()}
         if dataclasses.is_dataclass(annotation):
             return _read_dataclass(annotation, value, path, problems)
         _require(_is_scalar(annotation, value), _SCALARS[annotation], value)
-        return float(typing.cast("float", value)) if annotation is float else value
+        return _to_float(value) if annotation is float else value
     except OverflowError:
-        problems.append(f"{path or 'record'}: expected a number of the size of a float64, got a larger one")
+        _note(problems, f"{path or 'record'}: expected a number of the size of a float64, got a larger one")
         return None
     except MismatchError as mismatch:
-        problems.append(f"{path or 'record'}: {mismatch}")
+        _note(problems, f"{path or 'record'}: {mismatch}")
         return None
+
+
+def _read_plain(annotation: Any, items: list[object]) -> tuple[object, ...] | None:
+    """A long list of numbers or texts, read at once; None where it has to be read item by item."""
+    kinds = set(map(type, items))
+    if annotation is str or annotation is int:
+        return tuple(items) if kinds <= {annotation} else None
+    takes_floats = annotation is float or float in typing.get_args(annotation)
+    if takes_floats and kinds == {float} and all(map(math.isfinite, typing.cast("list[float]", items))):
+        return tuple(items)
+    return None
+
+
+def _to_float(value: object) -> float:
+    number = float(typing.cast("float", value))
+    if not math.isfinite(number):  # json makes infinity of a number with too large an exponent
+        raise OverflowError
+    return number
+
+
+def _note(problems: list[str], problem: str) -> None:
+    if len(problems) >= _MAX_PROBLEMS:
+        raise _EnoughError
+    problems.append(problem)
 
 
 def _read_dataclass(cls: Any, value: object, path: str, problems: list[str]) -> object:
@@ -101,14 +157,16 @@ def _read_dataclass(cls: Any, value: object, path: str, problems: list[str]) -> 
     entries = typing.cast("dict[str, object]", value)
     annotations = _annotations(cls)
     prefix = f"{path}." if path else ""
-    problems.extend(f"{prefix}{name}: unknown field" for name in entries if name not in annotations)
+    for name in entries:
+        if name not in annotations:
+            _note(problems, f"{prefix}{_shortened(name)}: unknown field")
     before = len(problems)
     fields = {}
     for name, annotation in annotations.items():
         if name in entries:
             fields[name] = _read(annotation, entries[name], prefix + name, problems)
         else:
-            problems.append(f"{prefix}{name}: missing")
+            _note(problems, f"{prefix}{name}: missing")
     return cls(**fields) if len(problems) == before else None
 
 
@@ -160,6 +218,10 @@ def _describe(annotation: Any) -> str:
     if typing.get_origin(annotation) is Literal:
         return " or ".join(repr(member) for member in typing.get_args(annotation))
     return "a list" if typing.get_origin(annotation) is tuple else str(annotation.__name__)
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= _REPR.maxstring else name[: _REPR.maxstring] + "..."
 
 
 def _short(value: object) -> str:

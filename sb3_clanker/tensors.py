@@ -56,7 +56,14 @@ class TensorSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class BoxSpace:
-    """``gymnasium.spaces.Box``."""
+    """``gymnasium.spaces.Box``.
+
+    :ivar type: tells the kinds of spaces apart
+    :ivar shape: dimensions of one value
+    :ivar dtype: numpy's name of the element type in the environment
+    :ivar low: lower bounds: one number for all elements, or one for each in row-major order; None is unbounded
+    :ivar high: upper bounds, likewise
+    """
 
     type: Literal["Box"] = "Box"
     shape: tuple[int, ...]
@@ -67,7 +74,13 @@ class BoxSpace:
 
 @dataclass(frozen=True, kw_only=True)
 class DiscreteSpace:
-    """``gymnasium.spaces.Discrete`` with ``start=0``."""
+    """``gymnasium.spaces.Discrete`` with ``start=0``.
+
+    :ivar type: tells the kinds of spaces apart
+    :ivar n: how many values, 0 to n-1
+    :ivar shape: empty
+    :ivar dtype: numpy's name of the type in the environment
+    """
 
     type: Literal["Discrete"] = "Discrete"
     n: int
@@ -77,7 +90,13 @@ class DiscreteSpace:
 
 @dataclass(frozen=True, kw_only=True)
 class MultiDiscreteSpace:
-    """``gymnasium.spaces.MultiDiscrete`` of one dimension."""
+    """``gymnasium.spaces.MultiDiscrete`` of one dimension.
+
+    :ivar type: tells the kinds of spaces apart
+    :ivar nvec: how many values each element has, 0 to that less 1
+    :ivar shape: dimensions of one value
+    :ivar dtype: numpy's name of the element type in the environment
+    """
 
     type: Literal["MultiDiscrete"] = "MultiDiscrete"
     nvec: tuple[int, ...]
@@ -87,7 +106,13 @@ class MultiDiscreteSpace:
 
 @dataclass(frozen=True, kw_only=True)
 class MultiBinarySpace:
-    """``gymnasium.spaces.MultiBinary``."""
+    """``gymnasium.spaces.MultiBinary``.
+
+    :ivar type: tells the kinds of spaces apart
+    :ivar n: how many elements, or the dimensions of one value
+    :ivar shape: dimensions of one value
+    :ivar dtype: numpy's name of the element type in the environment
+    """
 
     type: Literal["MultiBinary"] = "MultiBinary"
     n: int | tuple[int, ...]
@@ -103,7 +128,11 @@ LeafSpace: TypeAlias = BoxSpace | DiscreteSpace | MultiDiscreteSpace | MultiBina
 
 @dataclass(frozen=True, kw_only=True)
 class DictSpace:
-    """``gymnasium.spaces.Dict`` of leaf spaces."""
+    """``gymnasium.spaces.Dict`` of leaf spaces.
+
+    :ivar type: tells the kinds of spaces apart
+    :ivar spaces: the space of each key
+    """
 
     type: Literal["Dict"] = "Dict"
     spaces: dict[str, LeafSpace]

@@ -7,21 +7,27 @@ what Stable-Baselines3's own ``predict`` gave for them. Checking a file against 
 from __future__ import annotations
 
 import json
+import reprlib
+from collections.abc import Iterator
 from dataclasses import dataclass
-from math import prod
+from itertools import islice
+from math import inf, prod
 from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sb3_clanker.errors import MissingFileError, VectorsError, VectorsMismatchError
+from sb3_clanker.errors import OptionError, VectorsError, VectorsMismatchError
+from sb3_clanker.metadata import read_file
 from sb3_clanker.policy import OnnxPolicy
-from sb3_clanker.schema import from_json, refuse_constant, to_json
+from sb3_clanker.schema import from_json, parse_json, to_json
 
 VECTORS_VERSION = 1
-_LARGEST = 1 << 28
-"""Bytes of a file: far beyond any real one, and small enough to be read without harm."""
+_LARGEST = 1 << 26
+"""Bytes of a file: far beyond any useful one, and small enough to be read without harm."""
+_MAX_RANK = 31
+_LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,31 +108,35 @@ class VectorsReport:
 
 
 def encode_vectors(vectors: TestVectors) -> bytes:
-    """Test vectors as the bytes of their file."""
-    return json.dumps(to_json(vectors), allow_nan=False).encode()
+    """Test vectors as the bytes of their file.
+
+    :raises OptionError: there are so many that no reader would take the file
+    """
+    data = json.dumps(to_json(vectors), allow_nan=False).encode()
+    if len(data) > _LARGEST:
+        raise OptionError("test_vectors", len(vectors.cases), f"so few that their file has at most {_LARGEST:,} bytes")
+    return data
 
 
 def read_vectors(path: str | Path) -> TestVectors:
     """Read and check a file of test vectors.
 
     :raises MissingFileError: there is no such file
+    :raises UnreadableFileError: it cannot be read, or it is too large
     :raises VectorsError: it is none, or damaged, or of a version that this reader does not know
     """
     path = Path(path)
-    if not path.is_file():
-        raise MissingFileError(path, "file of test vectors")
-    if path.stat().st_size > _LARGEST:
-        raise VectorsError(path, f"it is larger than {_LARGEST:,} bytes")
+    data = read_file(path, "file of test vectors", _LARGEST)
     try:
-        document = json.loads(path.read_bytes(), parse_constant=refuse_constant)
-    except (ValueError, RecursionError) as error:
+        document = parse_json(data)
+    except ValueError as error:
         raise VectorsError(path, f"it is not JSON: {error}") from error
     version = document.get("format_version") if isinstance(document, dict) else None
     if type(version) is not int or version != VECTORS_VERSION:
-        raise VectorsError(path, f"format_version is {version!r}, expected {VECTORS_VERSION}")
+        raise VectorsError(path, f"format_version is {reprlib.repr(version)}, expected {VECTORS_VERSION}")
     problems: list[str] = []
     vectors = from_json(TestVectors, document, problems)
-    if vectors is None or (problems := _contradictions(vectors)):
+    if vectors is None or (problems := list(islice(_contradictions(vectors), 5))):
         raise VectorsError(path, "; ".join(problems[:5]))
     return vectors
 
@@ -137,7 +147,7 @@ def check_vectors(policy: OnnxPolicy, vectors: TestVectors) -> VectorsReport:
     :raises VectorsMismatchError: the vectors belong to another file, or an output is wrong
     """
     if vectors.digest != policy.metadata.digest:
-        raise VectorsMismatchError(f"they were written for another file, whose digest is {vectors.digest}")
+        raise VectorsMismatchError(f"they were written for another file, whose digest is {vectors.digest[:80]}")
     graph = [(spec.name, spec.dtype, _of_one(spec.shape)) for spec in policy.metadata.inputs]
     named = [(spec.name, spec.dtype, spec.shape) for spec in vectors.inputs]
     outputs = [(spec.name, _of_one(spec.shape)) for spec in policy.metadata.outputs]
@@ -146,11 +156,18 @@ def check_vectors(policy: OnnxPolicy, vectors: TestVectors) -> VectorsReport:
     largest = 0.0
     for number, case in enumerate(vectors.cases):
         feed = {spec.name: _array(case.inputs[spec.name], spec.dtype, spec.shape) for spec in vectors.inputs}
-        got = policy.run(feed)
+        try:
+            got = policy.run(feed)
+        except Exception as error:  # onnxruntime has no root of its own errors
+            raise VectorsMismatchError(f"case {number} cannot be run: {error}") from error
         for output in vectors.outputs:
             expected = np.array(case.outputs[output.name])
-            difference = np.abs(got[output.name].reshape(-1).astype(np.float64) - expected)
-            if not (difference <= np.array(output.atol) + output.rtol * np.abs(expected)).all():
+            if got[output.name].size != expected.size:
+                raise VectorsMismatchError(f"in case {number}, {output.name} has {got[output.name].size} elements")
+            with np.errstate(invalid="ignore", over="ignore"):
+                difference = np.abs(got[output.name].reshape(-1).astype(np.float64) - expected)
+                agrees = difference <= np.array(output.atol) + output.rtol * np.abs(expected)
+            if not agrees.all():
                 raise VectorsMismatchError(
                     f"in case {number}, {output.name} is {_short(got[output.name])}, expected {_short(expected)}"
                 )
@@ -171,25 +188,42 @@ def _short(values: NDArray[np.generic]) -> str:
     return np.array2string(values.reshape(-1), threshold=8, edgeitems=3)
 
 
-def _contradictions(vectors: TestVectors) -> list[str]:
-    problems = [] if vectors.cases else ["cases: there are none"]
+def _contradictions(vectors: TestVectors) -> Iterator[str]:
+    if not vectors.cases:
+        yield "cases: there are none"
+    specs: tuple[VectorInput | VectorOutput, ...] = (*vectors.inputs, *vectors.outputs)
+    for spec in specs:
+        if len(spec.shape) > _MAX_RANK or not all(0 <= dim <= _LARGEST for dim in spec.shape):
+            yield f"{_short_name(spec)} has the shape {reprlib.repr(spec.shape)}"
+            return
     for output in vectors.outputs:
         if len(output.atol) != prod(output.shape):
-            problems.append(f"outputs: {output.name!r} has {len(output.atol)} tolerances for {output.shape}")
+            yield f"outputs: {_short_name(output)} has {len(output.atol)} tolerances for {output.shape}"
+        if not all(0 <= tolerance < inf for tolerance in (*output.atol, output.rtol)):
+            yield f"outputs: {_short_name(output)} has a tolerance that is negative or infinite"
     n_inputs = {spec.name: prod(spec.shape) for spec in vectors.inputs}
     n_outputs = {spec.name: prod(spec.shape) for spec in vectors.outputs}
     for number, case in enumerate(vectors.cases):
         got = ({name: len(v) for name, v in case.inputs.items()}, {name: len(v) for name, v in case.outputs.items()})
         if got != (n_inputs, n_outputs):
-            problems.append(f"cases[{number}]: expected as many values as {n_inputs} and {n_outputs}, got {got}")
+            expected = f"{reprlib.repr(n_inputs)} and {reprlib.repr(n_outputs)}"
+            yield f"cases[{number}]: expected as many values as {expected}, got {reprlib.repr(got)}"
     for number, case in enumerate(vectors.cases):
-        for spec in vectors.inputs:
-            if any(not _fits(value, spec.dtype) for value in case.inputs.get(spec.name, ())):
-                problems.append(f"cases[{number}].inputs[{spec.name!r}]: a value is not {spec.dtype}")
-    return problems
+        for given in vectors.inputs:
+            if any(not _fits(value, given.dtype) for value in case.inputs.get(given.name, ())):
+                yield f"cases[{number}].inputs[{_short_name(given)}]: a value is not {given.dtype}"
+        for name, values in case.outputs.items():
+            if any(abs(value) > _LARGEST_FLOAT32 for value in values):
+                yield f"cases[{number}].outputs[{name[:60]!r}]: a value is not float32"
+
+
+def _short_name(spec: VectorInput | VectorOutput) -> str:
+    return repr(spec.name[:60])
 
 
 def _fits(value: float | bool, dtype: str) -> bool:
     if dtype == "bool" or isinstance(value, bool):
         return dtype == "bool" and isinstance(value, bool)
-    return dtype == "float32" or (0 <= value <= 255 and value == int(value))
+    if dtype == "uint8":
+        return 0 <= value <= 255 and value == int(value)
+    return abs(value) <= _LARGEST_FLOAT32

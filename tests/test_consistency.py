@@ -87,7 +87,6 @@ def test_every_action_space_is_sound_as_it_is_described(name: str) -> None:
         MultiBinarySpace(n=6, shape=(6,), dtype="bool"),
         MultiDiscreteSpace(nvec=(1,), shape=(1,), dtype="int32"),
         DiscreteSpace(n=1),
-        DictSpace(spaces={}),
     ],
     ids=str,
 )
@@ -95,8 +94,6 @@ def test_a_space_at_the_edge_of_what_is_sound_has_no_contradiction(space: Observ
     inputs: tuple[TensorSpec, ...] = (replace(OBS, shape=("batch", *getattr(space, "shape", ()))),)
     if isinstance(space, DiscreteSpace):
         inputs = (replace(OBS, shape=("batch", 1)),)
-    if isinstance(space, DictSpace):
-        inputs = ()
     assert _found(observation_space=space, inputs=inputs) == []
 
 
@@ -105,9 +102,76 @@ def test_a_type_of_numbers_has_no_contradiction(dtype: str) -> None:
     assert _found(predict_dtype=dtype) == []
 
 
+H_IN = TensorSpec(name="h_in", dtype="float32", shape=(1, "batch", 8), role="hidden_state", meaning="the state")
+C_IN = replace(H_IN, name="c_in", role="cell_state")
+START = replace(H_IN, name="episode_start", role="episode_start", shape=("batch",))
+NEXT = (replace(H_IN, name="h_out"), replace(C_IN, name="c_out"))
+MASKS = TensorSpec(name="action_masks", dtype="bool", shape=("batch", 4), role="action_masks", meaning="what may be")
+LOGITS = TensorSpec(name="action_logits", dtype="float32", shape=("batch", 4), role="further", meaning="log-odds")
+
+
+def _of_state(
+    inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], *, recurrent: bool = True, sampling: Any = None
+) -> list[str]:
+    return contradictions(BOX, DISCRETE, (OBS, *inputs), (ACTION, *outputs), "int64", recurrent, sampling)
+
+
 def test_further_inputs_and_outputs_are_no_contradiction() -> None:
-    state = TensorSpec(name="h_in", dtype="float32", shape=(1, "batch", 8), role="hidden_state", meaning="the state")
-    assert _found(inputs=(OBS, state), outputs=(ACTION, replace(state, name="h_out"))) == []
+    assert _of_state((H_IN, C_IN, START), NEXT) == []
+    assert _of_state((H_IN, C_IN, START), (*NEXT, LOGITS), sampling="categorical") == []
+    assert _of_state((MASKS,), (LOGITS,), recurrent=False, sampling="categorical") == []
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs"),
+    [
+        ((), ()),
+        ((H_IN, C_IN, START), ()),
+        ((H_IN, C_IN, START, *NEXT), ()),
+        ((H_IN, C_IN), NEXT),
+        ((H_IN, replace(C_IN, shape=(1, "batch", 9)), START), NEXT),
+        ((H_IN, C_IN, replace(START, shape=("batch", 1))), NEXT),
+        ((H_IN, C_IN, START), (NEXT[1], NEXT[0])),
+        *(
+            (
+                (replace(H_IN, shape=shape), replace(C_IN, shape=shape), START),
+                tuple(replace(spec, shape=shape) for spec in NEXT),
+            )
+            for shape in ((1 << 40, "batch", 8), (-1, "batch", -8), ("batch", 1, 8), ("batch",), ())
+        ),
+    ],
+)
+def test_a_state_that_cannot_be_fed_is_named(inputs: Any, outputs: Any) -> None:
+    assert _of_state(inputs, outputs) == ["recurrent: it is True, which does not fit the inputs and outputs"]
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        (H_IN,),
+        (H_IN, C_IN, START),
+        (MASKS, MASKS),
+        (replace(MASKS, shape=("batch",)),),
+        (replace(MASKS, shape=("batch", "batch")),),
+        (replace(MASKS, shape=("batch", 1 << 40)),),
+        (replace(MASKS, dtype="float32"),),
+    ],
+)
+def test_what_goes_in_beside_an_observation_is_named(inputs: Any) -> None:
+    problem = "recurrent: it is False, which does not fit the inputs and outputs"
+    assert _of_state(inputs, (), recurrent=False) == [problem]
+
+
+@pytest.mark.parametrize("shape", [("batch",), ("batch", "batch"), ("batch", 5), (4,), ("many", 4)])
+def test_a_distribution_of_another_shape_is_named(shape: Any) -> None:
+    problem = "sampling: 'categorical' does not fit the action space and the outputs"
+    assert _of_state((), (replace(LOGITS, shape=shape),), recurrent=False, sampling="categorical") == [problem]
+
+
+def test_an_action_of_millions_of_elements_is_named() -> None:
+    space = replace(BOX, shape=(1 << 21,), low=0.0, high=1.0)
+    found = _found(action_space=space, outputs=_action(space))
+    assert found == ["action_space: an action of 2,097,152 elements is none"]
 
 
 # Spaces -------------------------------------------------------------------------------------------------------------
@@ -198,6 +262,7 @@ B = replace(OBS, name="b", key="b")
         (DictSpace(spaces={"a": BOX}), (A, B)),
         (DictSpace(spaces={"a": BOX}), (A, replace(A, name="b"))),
         (DictSpace(spaces={}), (OBS,)),
+        (DictSpace(spaces={}), ()),
     ],
     ids=[
         "none",
@@ -210,6 +275,7 @@ B = replace(OBS, name="b", key="b")
         "one unknown",
         "a key twice",
         "empty Dict",
+        "empty Dict, no inputs",
     ],
 )
 def test_inputs_that_are_not_one_for_each_observation_are_named(

@@ -1,0 +1,168 @@
+"""The documents: their tables are made from the code, their programs run, their links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from gymnasium import spaces
+from stable_baselines3 import PPO
+
+from sb3_clanker import ExportOptions, OnnxPolicy, export_policy, read_metadata
+from sb3_clanker.cli import main
+from sb3_clanker.container import split_container
+from sb3_clanker.json_schema import document_schema
+from sb3_clanker.targets import TARGETS
+from tests.support import OBSERVATIONS
+from tests.worlds import BOX_ACTION, BOX_OBSERVATION, SpacesEnv, make_model
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+FORMAT = (DOCS / "file-format.md").read_text()
+
+
+def _between(name: str) -> str:
+    match = re.search(rf"<!-- {name}: begin -->\n(.*?)<!-- {name}: end -->", FORMAT, re.DOTALL)
+    assert match is not None
+    return match[1]
+
+
+def _program(name: str, folder: Path) -> Path:
+    """A program in the document, as a file."""
+    path = folder / f"{name}.py"
+    path.write_text(_between(name).removeprefix("```python\n").removesuffix("```\n"))
+    return path
+
+
+def fields_table(properties: dict[str, Any]) -> str:
+    """The fields of an object, in Markdown."""
+    rows = [f"| `{name}` | {of_field['description']} |\n" for name, of_field in properties.items()]
+    return "| field | what it is |\n| --- | --- |\n" + "".join(rows)
+
+
+def test_the_tables_of_the_record_are_those_of_the_code() -> None:
+    schema = document_schema("record")
+    assert _between("record") == fields_table(schema["properties"])
+    assert _between("tensor") == fields_table(schema["$defs"]["TensorSpec"]["properties"])
+
+
+@pytest.fixture(scope="module")
+def policies(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    from sb3_contrib import MaskablePPO, RecurrentPPO
+
+    models = {
+        "box": make_model(PPO, normalize=True),
+        "masked": make_model(MaskablePPO, OBSERVATIONS["Dict"], spaces.Discrete(3), policy="MultiInputPolicy"),
+        "recurrent": make_model(RecurrentPPO, policy="MlpLstmPolicy"),
+    }
+    folder = tmp_path_factory.mktemp("policies")
+    options = ExportOptions(test_vectors=4, metadata={"robot": "arm-3"})
+    return [export_policy(model, folder / name, options=options).path for name, model in models.items()]
+
+
+def _run(*arguments: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
+
+
+def test_the_digest_can_be_verified_with_the_program_in_the_document(policies: list[Path], tmp_path: Path) -> None:
+    program = _program("digest", tmp_path)
+    for path in policies:
+        done = _run(program, path)
+        assert (done.stdout, done.stderr) == (f"verified {read_metadata(path).digest}\n", "")
+
+    model = onnx.load(policies[0])
+    robot = next(entry for entry in model.metadata_props if entry.key == "robot")
+    robot.value = "arm-4"
+    (tmp_path / "edited.onnx").write_bytes(model.SerializeToString())
+    assert _run(program, tmp_path / "edited.onnx").stdout.startswith("verified ")
+
+    data = bytearray(policies[0].read_bytes())
+    data[len(data) // 8] ^= 1
+    (tmp_path / "damaged.onnx").write_bytes(data)
+    assert not _run(program, tmp_path / "damaged.onnx").stdout.startswith("verified ")
+
+
+def test_vectors_can_be_checked_with_the_program_in_the_document(policies: list[Path], tmp_path: Path) -> None:
+    program = _program("checker", tmp_path)
+    assert len(program.read_text().splitlines()) <= 25
+    for path in policies:
+        done = _run(program, path, path.with_suffix(".vectors.json"))
+        assert (done.returncode, done.stdout, done.stderr) == (0, "4 cases agree\n", "")
+    first, second, _ = policies
+    done = _run(program, first, second.with_suffix(".vectors.json"))
+    assert (done.returncode, done.stderr) == (1, "these vectors belong to another file\n")
+    vectors = first.with_suffix(".vectors.json").read_text()
+    (tmp_path / "wrong.json").write_text(re.sub(r'("action": \[)[^,]+,', r"\g<1>0.123,", vectors, count=1))
+    done = _run(program, first, tmp_path / "wrong.json")
+    assert done.returncode == 1
+    assert done.stderr.startswith("case 0: action is [")
+
+
+def test_the_graph_is_the_same_in_every_export(tmp_path: Path) -> None:
+    model = make_model(PPO, normalize=True)
+    bodies = []
+    for name in ("a.onnx", "b.onnx"):
+        body, _ = split_container(export_policy(model, tmp_path / name).path.read_bytes())
+        bodies.append(b"".join(body))
+    assert bodies[0] == bodies[1]
+
+
+def test_metadata_follow_the_graph_in_the_order_of_the_document(policies: list[Path]) -> None:
+    data = policies[0].read_bytes()
+    body, entries = split_container(data)
+    assert data.startswith(b"".join(body))
+    assert list(entries)[9:] == ["robot", "sb3_clanker"]
+    named = re.findall(
+        r"`(\w+)`", "".join(re.findall(r"^\| (`[^|]+) \|", FORMAT.split("## The record")[0], re.MULTILINE))
+    )
+    assert set(list(entries)[:9]) <= set(named)
+
+
+def test_the_loop_in_python_plays(policies: list[Path]) -> None:
+    text = (DOCS / "deploying.md").read_text()
+    (loop,) = re.findall(r"```python\n(policy = OnnxPolicy.*?)```", text, re.DOTALL)
+    loop = loop.replace("while running:", "for _ in range(50):").replace("best_model.onnx", str(policies[2]))
+    names: dict[str, Any] = {"OnnxPolicy": OnnxPolicy, "np": np, "env": SpacesEnv(BOX_OBSERVATION, BOX_ACTION)}
+    exec(loop, names)  # noqa: S102 - a program of our own
+    assert names["action"].shape == (2,)
+    assert [part.shape for part in names["state"]] == [(1, 1, 16)] * 2
+
+
+@pytest.mark.parametrize("name", ["file-format.md", "deploying.md"])
+def test_links_lead_somewhere(name: str) -> None:
+    text = (DOCS / name).read_text()
+    links = re.findall(r"\]\(([^)]+)\)", text)
+    assert links
+    for link in links:
+        path, _, anchor = link.partition("#")
+        target = (DOCS / path).resolve() if path else DOCS / name
+        assert target.exists(), link
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", target.read_text(), re.MULTILINE)
+            assert anchor in {heading.lower().replace(" ", "-") for heading in headings}, link
+
+
+def test_every_target_is_explained() -> None:
+    text = (DOCS / "deploying.md").read_text()
+    assert re.findall(r"^\| `([\w-]+)` \|", text, re.MULTILINE) == list(TARGETS)
+
+
+@pytest.mark.parametrize("name", ["file-format.md", "deploying.md"])
+def test_every_option_that_is_named_exists(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (DOCS / name).read_text()
+    for option in re.findall(r"ExportOptions\((\w+)=", text):
+        assert option in ExportOptions.__dataclass_fields__
+    commands = re.findall(r"sb3-clanker (\w+)([^`\n]*)", text)
+    assert commands
+    for command, rest in commands:
+        with pytest.raises(SystemExit) as stopped:
+            main([command, "--help"])
+        assert stopped.value.code == 0
+        shown = capsys.readouterr().out
+        assert all(option in shown for option in re.findall(r"--[a-z-]+", rest))
