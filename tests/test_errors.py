@@ -13,6 +13,7 @@ from sb3_clanker.errors import (
     CheckpointError,
     ClankerError,
     ClankerWarning,
+    InferenceError,
     MetadataError,
     MissingDependencyError,
     MissingFileError,
@@ -24,6 +25,8 @@ from sb3_clanker.errors import (
     SchemaVersionError,
     StochasticActionError,
     UnknownNormalizationWarning,
+    UnreadableFileError,
+    UnsafeGraphError,
     UnsupportedOpsetError,
     UnsupportedPolicyError,
     UnsupportedSpaceError,
@@ -157,6 +160,22 @@ def test_every_warning_is_a_clanker_warning(cls: type[Warning]) -> None:
             SchemaVersionError(None, "two", 2),
             ValueError,
             "these bytes: schema version 'two' of the record is unknown, expected 1 to 2. Export the policy again.",
+        ),
+        (
+            UnsafeGraphError(None, "it holds a sparse tensor"),
+            ValueError,
+            "these bytes: the graph is not loaded, because it holds a sparse tensor. "
+            "No file of this package has such a graph.",
+        ),
+        (
+            UnreadableFileError(_PATH, "policy file", "Permission denied"),
+            OSError,
+            f"{_PATH}: this policy file cannot be read: Permission denied. Check what it is and who may read it.",
+        ),
+        (
+            InferenceError("no memory"),
+            RuntimeError,
+            "The graph failed while it ran: no memory. Validate the file, or export the policy again.",
         ),
         (
             StochasticActionError(),
