@@ -137,10 +137,12 @@ def mutate_document(document: Any, rng: np.random.Generator) -> None:
 def seal(body: bytes, record: str, entries: dict[str, str]) -> bytes:
     """A file with a valid digest, and flat keys that fit its record, as far as there is such a thing."""
     document = json.loads(record)
-    if isinstance(document, dict) and isinstance(document.get("digest"), str):
-        record = json.dumps({**document, "digest": ""})
-        digest = hashlib.sha256(body + record.encode()).hexdigest()
-        record = record.replace('"digest": ""', f'"digest": "sha256:{digest}"')
+    provenance = document.get("provenance") if isinstance(document, dict) else None
+    if isinstance(document, dict) and isinstance(provenance, dict) and isinstance(document.get("digest"), str):
+        document["digest"] = f"sha256:{hashlib.sha256(body).hexdigest()}"
+        record = json.dumps({**document, "provenance": {**provenance, "seal": ""}})
+        digest = hashlib.sha256(record.encode()).hexdigest()
+        record = record.replace('"seal": ""', f'"seal": "sha256:{digest}"')
         with contextlib.suppress(Exception):  # a record that no flat keys fit
             space = document["action_space"]
             dim = min(math.prod(space["shape"]), 10_000)
