@@ -186,7 +186,9 @@ class Exporter:
         vectors = None
         if self._options.test_vectors is not None:
             with _timed(seconds, "vectors"):
-                vectors = self._vectors(OnnxPolicy.from_bytes(head, metadata), reference, self._options.test_vectors)
+                vectors = self._vectors(
+                    OnnxPolicy.from_bytes(head, metadata, trusted=True), reference, self._options.test_vectors
+                )
         return ProvenPolicy(
             head=head, tail=tail, metadata=metadata, validation=report, seconds=seconds, vectors=vectors
         )
@@ -223,8 +225,9 @@ class Exporter:
             self._actor = make_actor(self._model.policy, statistics, self._options)
         return self._actor
 
-    def _vectors(self, policy: OnnxPolicy, reference: Reference, count: int) -> bytes | None:
+    def _vectors(self, head: bytes, metadata: PolicyMetadata, reference: Reference, count: int) -> bytes | None:
         """Test vectors, which the file itself agrees with."""
+        policy = OnnxPolicy.from_bytes(head, metadata, trusted=True)
         vectors = write_vectors(policy, reference, self.probes(2 * count), count, self._options)
         if vectors is None:
             warnings.warn(
@@ -243,11 +246,13 @@ class Exporter:
             self._dtype = str(reference.predict(take(probes.observations, slice(0, 1))).action.dtype)
         return self._dtype
 
-    def _latency(self, draft: bytes, metadata: PolicyMetadata, probes: Probes) -> LatencyRecord | None:
+    def _latency(self, head: bytes, metadata: PolicyMetadata, probes: Probes) -> LatencyRecord | None:
         limit = self._options.max_latency_ms
         if limit is None:
             return None
-        return measure_latency(OnnxPolicy.from_bytes(draft, metadata), take(probes.observations, 0), limit)
+        return measure_latency(
+            OnnxPolicy.from_bytes(draft, metadata, trusted=True), take(probes.observations, 0), limit
+        )
 
     def check_finite(self) -> None:
         """Refuse a policy that has diverged, in whichever of its networks.

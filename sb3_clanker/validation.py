@@ -51,8 +51,8 @@ def prove(
     :param reference: Stable-Baselines3's own ``predict``
     :param probes: what to try
     :param options: tolerances
-    :param in_full: whether a single observation is held against a ``predict`` of its own, as a newly traced graph
-        needs; else against its row in the batch, as only the weights are new
+    :param in_full: whether the graph is new; else only its weights are, so that a reader takes it, as it took it
+        before, and a single observation is held against its row in the batch, not a ``predict`` of its own
     :return: the report of a proof that passed
     :raises ValidationError: a stage failed; the error carries the report
     """
@@ -66,7 +66,7 @@ def prove(
             raise _RefusedError("; ".join(problems))
         note(f"opset {metadata.opset_version}, IR version {metadata.ir_version}")
     with _stage(report, "runtime") as note:
-        policy = OnnxPolicy.from_bytes(data, metadata)
+        policy = OnnxPolicy.from_bytes(data, metadata, trusted=not in_full)
         note("loaded by onnxruntime")
     with _stage(report, "cross_check") as note:
         comparison = _Comparison(policy, reference, options)
