@@ -186,9 +186,7 @@ class Exporter:
         vectors = None
         if self._options.test_vectors is not None:
             with _timed(seconds, "vectors"):
-                vectors = self._vectors(
-                    OnnxPolicy.from_bytes(head, metadata, trusted=True), reference, self._options.test_vectors
-                )
+                vectors = self._vectors(head, metadata, reference, self._options.test_vectors)
         return ProvenPolicy(
             head=head, tail=tail, metadata=metadata, validation=report, seconds=seconds, vectors=vectors
         )
@@ -250,9 +248,8 @@ class Exporter:
         limit = self._options.max_latency_ms
         if limit is None:
             return None
-        return measure_latency(
-            OnnxPolicy.from_bytes(draft, metadata, trusted=True), take(probes.observations, 0), limit
-        )
+        policy = OnnxPolicy.from_bytes(head, metadata, trusted=True)
+        return measure_latency(policy, take(probes.observations, 0), limit)
 
     def check_finite(self) -> None:
         """Refuse a policy that has diverged, in whichever of its networks.
