@@ -3,13 +3,14 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help example test lint types unit soak bench clean
+.PHONY: help example test lint types unit soak bench schema clean
 
 help:
 	@echo "make example   train CartPole, write best_model.onnx, play it"
 	@echo "make test      lint, check types, run the tests"
-	@echo "make soak      run the long tests: hundreds of drawn spaces and networks"
+	@echo "make soak      run the long tests: drawn spaces, killed trainings, damaged files"
 	@echo "make bench     what it costs, beside Stable-Baselines3 itself"
+	@echo "make schema    write the JSON Schemas in docs/ anew"
 	@echo "make clean     remove what these made"
 
 # torch comes first and pinned: left to itself, pip would take whatever is newest.
@@ -41,6 +42,10 @@ soak: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks
+
+schema: $(INSTALLED)
+	$(BIN)/sb3-clanker schema record > docs/policy-record.schema.json
+	$(BIN)/sb3-clanker schema vectors > docs/test-vectors.schema.json
 
 clean:
 	rm -rf .venv runs .mypy_cache .pytest_cache .ruff_cache .import_linter_cache *.egg-info
