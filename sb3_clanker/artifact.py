@@ -100,6 +100,7 @@ class Publication:
 
     def __init__(self, folder: Path, *, durable: bool) -> None:
         self._folder, self._durable = folder, durable
+        self._temporaries: list[Path] = []
         self._staged: dict[str, Path] = {}
         self.published: list[Path] = []
 
@@ -112,7 +113,7 @@ class Publication:
         :raises PublicationError: the file cannot be written
         """
         temporary = self._folder / f"{TEMPORARY}{secrets.token_hex(8)}.tmp"
-        self._staged[name] = temporary
+        self._temporaries.append(temporary)
         try:
             with temporary.open("xb") as file:
                 write(file)
@@ -121,10 +122,11 @@ class Publication:
                     os.fsync(file.fileno())
         except OSError as error:
             raise PublicationError(self._folder / name, str(error)) from error
+        self._staged[name] = temporary  # only now: half a file never gets a name
         return temporary
 
     def commit(self) -> None:
-        """Give every staged file its name; :attr:`published` lists those that have it.
+        """Give every file that was staged in full its name; :attr:`published` lists those that have it.
 
         :raises PublicationError: a file cannot be renamed
         """
@@ -145,9 +147,9 @@ class Publication:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        for temporary in self._staged.values():
+        for temporary in self._temporaries:
             with suppress(OSError):  # what cannot be deleted must not hide why it was not committed
-                temporary.unlink()
+                temporary.unlink(missing_ok=True)
 
 
 def ensure_folder(folder: Path) -> None:
@@ -185,5 +187,6 @@ def pair_with_zip(path: Path, name: str | None = None) -> PairedFile:
 
 
 def pair_with_file(path: Path, name: str | None = None) -> PairedFile:
-    """Identify a file by its SHA-256."""
-    return PairedFile(name=name or path.name, digest=f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}")
+    """Identify a file by its SHA-256, however large it is."""
+    with path.open("rb") as file:
+        return PairedFile(name=name or path.name, digest=f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}")

@@ -21,11 +21,12 @@ from sb3_clanker.artifact import (
     FINAL,
     Generation,
     Publication,
+    ensure_folder,
     pair_with_file,
     pair_with_zip,
     vectors_path,
 )
-from sb3_clanker.errors import OptionError
+from sb3_clanker.errors import MissingDependencyError, OptionError
 from sb3_clanker.evaluation import OnNewBest, continue_log, evaluation_of, is_on_new_best
 from sb3_clanker.export import ExportReport
 from sb3_clanker.exporter import Exporter
@@ -138,7 +139,7 @@ class OnnxCheckpointCallback(BaseCallback):
             raise OptionError("name_prefix", name_prefix, "the beginning of a file name, without a folder")
         if eval_env is None and (callback_on_new_best or callback_after_eval or log_path):
             raise OptionError("eval_env", None, "an environment, as callbacks or a log of evaluations were asked for")
-        self.save_path = Path(save_path)
+        self.save_path = Path(save_path).absolute()  # the training may change its working directory
         self.save_freq = save_freq
         self.name_prefix = name_prefix
         self.save_replay_buffer = save_replay_buffer
@@ -152,6 +153,7 @@ class OnnxCheckpointCallback(BaseCallback):
         self._told_of_start = False
         self._folder: TrainingFolder | None = None
         self._checkpoints: list[Checkpoint] = []
+        self._best_before = float("-inf")
         self._make_evaluation: Callable[[type[EvalCallback]], EvalCallback] | None = None
         if eval_env is not None:
             self._make_evaluation = lambda evaluation: evaluation(
@@ -179,21 +181,39 @@ class OnnxCheckpointCallback(BaseCallback):
 
     def _init_callback(self) -> None:
         """Export once, unwritten, so that whatever can never work raises before the first step."""
-        if self._folder is not None:
-            self._folder.release()
+        self._release()
         self._folder = TrainingFolder(self.save_path)
-        self._exporter = Exporter(self.model, self._normalization(), self.options)
-        self._exporter.export()
-        if self.evaluation is None and self._make_evaluation is not None:
-            self.evaluation = self._make_evaluation(evaluation_of(self.model))
-        if self.evaluation is not None:
-            self.evaluation.init_callback(self.model)
-        self._look_back(self._folder)
+        try:
+            self._exporter = Exporter(self.model, self._normalization(), self.options)
+            self._exporter.export()
+            if self.evaluation is None and self._make_evaluation is not None:
+                self.evaluation = self._make_evaluation(self._evaluation_class())
+            if self.evaluation is not None:
+                self.evaluation.init_callback(self.model)
+            self._look_back(self._folder)
+        except BaseException:
+            self._release()
+            raise
+
+    def _evaluation_class(self) -> type[EvalCallback]:
+        try:
+            return evaluation_of(self.model)
+        except ImportError as error:
+            raise MissingDependencyError(
+                "sb3-contrib", "The evaluation of a maskable policy", "pip install 'sb3-clanker[contrib]'"
+            ) from error
 
     def _look_back(self, folder: TrainingFolder) -> None:
         """Go on where an earlier training was interrupted; a new one inherits nothing, and says what it found."""
         steps, best = self.model.num_timesteps, folder.best()
         self._checkpoints = folder.checkpoints(self.name_prefix, steps) if steps > 0 else []
+        self._best_before = float("-inf")
+        if steps == 0 and (others := folder.count_policies(self.name_prefix)):
+            _logger.warning(
+                "%s holds %d checkpoints of another training: this one begins anew, and deletes none of them.",
+                self.save_path,
+                others,
+            )
         if self.evaluation is not None and steps > 0:
             continue_log(self.evaluation, steps)
         if best is None or best.training.mean_reward is None:
@@ -208,8 +228,10 @@ class OnnxCheckpointCallback(BaseCallback):
                 best.training.mean_reward,
                 steps,
             )
-        elif isinstance(evaluation, EvalCallback):
-            evaluation.best_mean_reward = max(evaluation.best_mean_reward, best.training.mean_reward)
+            return
+        self._best_before = best.training.mean_reward
+        if isinstance(evaluation, EvalCallback):
+            evaluation.best_mean_reward = max(evaluation.best_mean_reward, self._best_before)
 
     def _on_training_start(self) -> None:
         self._told_of_start = True
@@ -262,9 +284,7 @@ class OnnxCheckpointCallback(BaseCallback):
 
     def _leave(self) -> None:
         """Let another training have the folder, and sum up what failed."""
-        if self._folder is not None:
-            self._folder.release()
-            self._folder = None
+        self._release()
         if self.failures:
             last = self.failures[-1]
             _logger.error(
@@ -276,9 +296,20 @@ class OnnxCheckpointCallback(BaseCallback):
                 last.error,
             )
 
+    def _release(self) -> None:
+        """Let another training have the folder."""
+        if self._folder is not None:
+            self._folder.release()
+            self._folder = None
+
     def _publish_best(self) -> None:
         evaluation = self.evaluation if self.evaluation is not None else self.parent
-        self._publish(BEST, evaluation.last_mean_reward if isinstance(evaluation, EvalCallback) else None)
+        if not isinstance(evaluation, EvalCallback):
+            self._publish(BEST)
+        elif evaluation.last_mean_reward > self._best_before:
+            self._publish(BEST, evaluation.last_mean_reward)
+        else:  # within a list, it is told of its parent too late to tell that of the best before
+            evaluation.best_mean_reward = self._best_before
 
     def _publish_checkpoint(self) -> None:
         generation = Generation.checkpoint(self.name_prefix, self.num_timesteps)
@@ -299,6 +330,7 @@ class OnnxCheckpointCallback(BaseCallback):
             )
             self._record()
             if self.on_error == "raise":
+                self._release()
                 raise
             _logger.error(
                 "The export of %s.onnx at %d timesteps failed; training goes on. %s: %s%s",
@@ -315,7 +347,7 @@ class OnnxCheckpointCallback(BaseCallback):
         """The ``.zip`` and the statistics first: they are safe whatever becomes of the export."""
         if generation == BEST:
             self._exporter.check_finite()  # the last good best is worth more than the .zip of a policy that diverged
-        self.save_path.mkdir(parents=True, exist_ok=True)  # it may have vanished
+        ensure_folder(self.save_path)  # it may have vanished
         zip_name, onnx_name = f"{generation.stem}.zip", f"{generation.stem}.onnx"
         normalization = self._normalization()
         with Publication(self.save_path, durable=generation == FINAL) as publication:

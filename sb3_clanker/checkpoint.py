@@ -45,7 +45,8 @@ def load_checkpoint(
     :param path: any of the files: ``.onnx``, ``.zip``, or their name without a suffix. The ``.onnx`` must be there: its
         record holds the digests of the others
     :param env: environment to go on training in, without VecNormalize, which is put around it; None loads the algorithm
-        alone
+        alone. Where other wrappers were around VecNormalize, load without one, and put all of them together with
+        ``vec_normalize.set_venv`` and ``model.set_env``
     :param algorithm: class of the algorithm, where it is one of your own
     :param kwargs: passed on to the algorithm's ``load``, such as ``device`` or ``custom_objects``
     :return: the algorithm and its normalization. A replay buffer that was written with them is loaded too

@@ -55,7 +55,7 @@ def identify(path: Path, file: PairedFile) -> bool:
     """Whether a file is the one that a record speaks of, whatever it is called."""
     try:
         found = pair_with_zip(path) if file.digest.startswith("zip:") else pair_with_file(path)
-    except (CheckpointError, OSError):
+    except (CheckpointError, OSError, ValueError):  # ValueError: a name that no file can have
         return False
     return found.digest == file.digest
 

@@ -95,15 +95,19 @@ def load_algorithm(path: str | Path, algo: str | None = None) -> BaseAlgorithm:
 
 
 def class_of(path: Path, name: str) -> type[BaseAlgorithm]:
-    """The class of the algorithm in a ``.zip``: the standard one of a name, else the one that is recognised.
+    """The class of an algorithm by its name; one of the user's own is not taken for what it derives from.
 
     :param path: the ``.zip``
-    :param name: what the class was called when it was saved; it may be the user's own
-    :raises CheckpointError: it cannot be told
+    :param name: what the class was called when it was saved
+    :raises CheckpointError: it is one of the user's own
     :raises MissingDependencyError: it is of sb3-contrib, which is not installed
     """
     standard = {algorithm.module.rpartition(".")[2]: algo for algo, algorithm in ALGORITHMS.items()}
-    return _import_class(standard[name] if name in standard else _recognise(path, _read(path)))
+    if name not in standard:
+        raise CheckpointError(
+            path, f"it is of {name}, which is no algorithm of Stable-Baselines3", f"Pass algorithm={name}."
+        )
+    return _import_class(standard[name])
 
 
 def holds_policy_of(path: Path, model: BaseAlgorithm) -> bool:

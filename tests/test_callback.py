@@ -298,12 +298,12 @@ def _fail_after(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = 0
     from_bytes = OnnxPolicy.from_bytes
 
-    def failing(*args: Any) -> OnnxPolicy:
+    def failing(*args: Any, **kwargs: Any) -> OnnxPolicy:
         nonlocal calls
         calls += 1
         if calls > n:
             raise RuntimeError("the runtime is gone")
-        return from_bytes(*args)
+        return from_bytes(*args, **kwargs)
 
     monkeypatch.setattr(OnnxPolicy, "from_bytes", failing)
 
