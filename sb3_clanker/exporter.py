@@ -40,7 +40,7 @@ from sb3_clanker.normalization import Normalize, Statistics, collect_statistics
 from sb3_clanker.observation import warn_of_lost_precision
 from sb3_clanker.options import ExportOptions
 from sb3_clanker.policy import OnnxPolicy
-from sb3_clanker.probes import Probes, draw_probes, take
+from sb3_clanker.probes import Batch, Probes, draw_observations, gather_probes, take
 from sb3_clanker.reference import Reference, seen_observations
 from sb3_clanker.report import LatencyRecord, ValidationReport
 from sb3_clanker.statistics import Normalization
@@ -112,6 +112,7 @@ class Exporter:
         self._n_samples = options.n_samples or _n_samples(sum(map(th.Tensor.numel, model.policy.parameters())))
         self._graph: Graph | None = None
         self._actor: Actor | None = None
+        self._drawn: dict[int, Batch] = {}
         self._dtype: str | None = None
         self._twin: CpuTwin | None = None
         warn_of_inner_normalization(model.get_env())
@@ -282,10 +283,17 @@ class Exporter:
         """Raw observations to try; None chooses their number."""
         policy, vec_normalize = self._model.policy, self._normalization.vec_normalize
         n_samples = n_samples or self._n_samples
-        seen = seen_observations(self._model, vec_normalize, limit=n_samples)
-        return draw_probes(
-            policy.observation_space, self._normalization.statistics(), seen, n_samples, masked_choices(policy)
-        )
+        seen = seen_observations(self._model, vec_normalize, n_samples)
+        return gather_probes(self._draw(n_samples), seen, masked_choices(policy))
+
+    def _draw(self, n_samples: int) -> Batch:
+        """Random observations: the same at each export, unless statistics have moved on."""
+        space, statistics = self._model.policy.observation_space, self._normalization.statistics()
+        if statistics:
+            return draw_observations(space, statistics, n_samples)
+        if n_samples not in self._drawn:
+            self._drawn[n_samples] = draw_observations(space, statistics, n_samples)
+        return self._drawn[n_samples]
 
 
 def _frame_stack_records(normalization: Normalization) -> tuple[FrameStackRecord, ...]:

@@ -44,35 +44,38 @@ class Probes:
         return batch_size(self.observations)
 
 
-def draw_probes(
-    space: spaces.Space[Any],
-    statistics: Mapping[str | None, Statistics],
-    seen: Batch | None,
-    n_samples: int,
-    masked_choices: tuple[int, ...] = (),
-) -> Probes:
-    """Choose observations to try.
+def draw_observations(space: spaces.Space[Any], statistics: Mapping[str | None, Statistics], n_samples: int) -> Batch:
+    """Random observations, and the corners of a space.
 
     :param space: space of the raw observations
     :param statistics: what VecNormalize knows: unbounded dimensions are drawn around the mean, as in training
-    :param seen: a batch of raw observations that training saw, or None
     :param n_samples: how many random ones
-    :param masked_choices: of a maskable policy, how many choices each dimension of the action has
     """
     generator = np.random.default_rng(_SEED)
 
     def batch_of(leaf: spaces.Space[Any], key: str | None) -> NDArray[Any]:
-        leaf_seen = seen[str(key)] if isinstance(seen, dict) else seen
-        drawn = _draw(leaf, statistics.get(key), generator, n_samples)
-        parts = drawn if leaf_seen is None else [np.asarray(leaf_seen, dtype=drawn[0].dtype), *drawn]
-        return np.concatenate([_through_float32(part) for part in parts])
+        return _through_float32(np.concatenate(_draw(leaf, statistics.get(key), generator, n_samples)))
 
-    observations = _by_leaf(space, batch_of)
-    return Probes(
-        observations=observations,
-        n_seen=0 if seen is None else batch_size(seen),
-        action_masks=_draw_masks(masked_choices, generator, batch_size(observations)) if masked_choices else None,
-    )
+    return _by_leaf(space, batch_of)
+
+
+def gather_probes(drawn: Batch, seen: Batch | None, masked_choices: tuple[int, ...] = ()) -> Probes:
+    """Observations to try: those that training saw, then those that were drawn.
+
+    :param drawn: what :func:`draw_observations` gave
+    :param seen: a batch of raw observations that training saw, or None
+    :param masked_choices: of a maskable policy, how many choices each dimension of the action has
+    """
+    if seen is None:
+        observations = drawn
+    elif isinstance(drawn, dict) and isinstance(seen, dict):
+        observations = {key: _join(seen[key], rows) for key, rows in drawn.items()}
+    else:
+        observations = _join(seen, drawn)
+    masks = None
+    if masked_choices:
+        masks = _draw_masks(masked_choices, np.random.default_rng(_SEED), batch_size(observations))
+    return Probes(observations=observations, n_seen=0 if seen is None else batch_size(seen), action_masks=masks)
 
 
 def take(batch: Batch, index: int | slice | NDArray[Any]) -> Batch:
@@ -142,6 +145,10 @@ def _draw_masks(choices: tuple[int, ...], generator: np.random.Generator, n: int
 def _corners(low: NDArray[Any], high: NDArray[Any], center: NDArray[Any] | None = None) -> NDArray[Any]:
     """The bounds, and one between them; as many for every kind of space, so that they form one batch in a Dict."""
     return np.stack([low, high, low if center is None else center])
+
+
+def _join(seen: Any, drawn: Any) -> NDArray[Any]:
+    return np.concatenate([_through_float32(np.asarray(seen, dtype=drawn.dtype)), drawn])
 
 
 def _through_float32(values: NDArray[Any]) -> NDArray[Any]:

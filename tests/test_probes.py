@@ -9,7 +9,7 @@ import pytest
 from gymnasium import spaces
 
 from sb3_clanker.normalization import Statistics
-from sb3_clanker.probes import batch_size, draw_probes, take
+from sb3_clanker.probes import batch_size, draw_observations, gather_probes, take
 
 SPACES: list[spaces.Space[Any]] = [
     spaces.Box(-2.0, 3.0, (3,), np.float32),
@@ -27,7 +27,7 @@ SPACES: list[spaces.Space[Any]] = [
 
 @pytest.mark.parametrize("space", SPACES, ids=str)
 def test_every_probe_is_an_observation_of_the_space(space: spaces.Space[Any]) -> None:
-    probes = draw_probes(space, {}, None, 20)
+    probes = gather_probes(draw_observations(space, {}, 20), None)
     assert len(probes) > 20
     assert probes.n_seen == 0
     for index in range(len(probes)):
@@ -35,10 +35,10 @@ def test_every_probe_is_an_observation_of_the_space(space: spaces.Space[Any]) ->
 
 
 def test_the_bounds_are_tried_and_capped_where_there_are_none() -> None:
-    bounded = draw_probes(SPACES[0], {}, None, 4).observations
+    bounded = draw_observations(SPACES[0], {}, 4)
     assert isinstance(bounded, np.ndarray)
     assert {-2.0, 0.0, 3.0} <= set(bounded[:, 0].tolist())
-    unbounded = draw_probes(SPACES[3], {}, None, 4).observations
+    unbounded = draw_observations(SPACES[3], {}, 4)
     assert isinstance(unbounded, np.ndarray)
     assert np.abs(unbounded).max() == 1e3
 
@@ -46,7 +46,7 @@ def test_the_bounds_are_tried_and_capped_where_there_are_none() -> None:
 def test_unbounded_dimensions_are_drawn_where_training_was() -> None:
     statistics = Statistics(mean=np.array([1e6, -5.0]), variance=np.array([4.0, 0.01]), epsilon=1e-8, clip_obs=10.0)
     space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
-    observations = draw_probes(space, {None: statistics}, None, 400).observations
+    observations = draw_observations(space, {None: statistics}, 400)
     assert isinstance(observations, np.ndarray)
     normalized = (observations - statistics.mean) / statistics.deviation
     assert np.abs(normalized).max() == pytest.approx(20, rel=1e-2)
@@ -54,7 +54,7 @@ def test_unbounded_dimensions_are_drawn_where_training_was() -> None:
 
 
 def test_values_are_exact_in_float32() -> None:
-    observations = draw_probes(SPACES[1], {}, None, 50).observations
+    observations = draw_observations(SPACES[1], {}, 50)
     assert isinstance(observations, np.ndarray)
     assert observations.dtype == np.float64
     np.testing.assert_array_equal(observations, observations.astype(np.float32).astype(np.float64))
@@ -62,7 +62,7 @@ def test_values_are_exact_in_float32() -> None:
 
 def test_seen_observations_come_first_and_are_counted() -> None:
     seen = np.array([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]], dtype=np.float32)
-    probes = draw_probes(SPACES[0], {}, seen, 5)
+    probes = gather_probes(draw_observations(SPACES[0], {}, 5), seen)
     assert probes.n_seen == 2
     np.testing.assert_array_equal(take(probes.observations, slice(0, 2)), seen)
 
@@ -71,7 +71,7 @@ def test_no_generator_of_anyone_advances_and_draws_are_the_same() -> None:
     space = spaces.Box(-1.0, 1.0, (2,), seed=3)
     state = np.random.get_state()[1].tolist()  # type: ignore[index]  # noqa: NPY002
     before = space.np_random.bit_generator.state
-    first, second = (draw_probes(space, {}, None, 9).observations for _ in range(2))
+    first, second = (draw_observations(space, {}, 9) for _ in range(2))
     np.testing.assert_array_equal(first, second)
     assert space.np_random.bit_generator.state == before
     assert np.random.get_state()[1].tolist() == state  # type: ignore[index]  # noqa: NPY002
