@@ -70,7 +70,8 @@ class OnnxPolicy:
 
         :param data: the bytes
         :param metadata: the record that belongs to them; None reads it from ``data`` and checks it
-        :param trusted: whether the graph is known to be harmless, as one that was loaded before with other weights
+        :param trusted: whether the graph was loaded before, with other weights: it is neither screened nor optimized in
+            full again, which takes longer than the few predictions that such a policy is for
         """
         policy = cls.__new__(cls)
         policy._load(data, parse(data) if metadata is None else metadata, None, trusted)
@@ -196,6 +197,8 @@ def _open_session(data: bytes, path: Path | None, trusted: bool) -> onnxruntime.
     except (HostileGraphError, MalformedContainerError) as error:
         raise UnsafeGraphError(path, str(error)) from error
     options = onnxruntime.SessionOptions()
+    if trusted:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.add_session_config_entry("session.load_model_format", "ONNX")  # its own format was not screened
     largest_constant = str(max(len(data), 1 << 20))
     options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", largest_constant)
