@@ -365,6 +365,7 @@ class OnnxCheckpointCallback(BaseCallback):
                     mean_reward=mean_reward,
                     algorithm_file=pair_with_zip(staged_zip, zip_name),
                     statistics_file=statistics_file,
+                    together=True,
                     replay_buffer=with_replay_buffer,
                 )
                 start = time.perf_counter()

@@ -75,8 +75,9 @@ def _validate(options: argparse.Namespace) -> None:
         report = check_vectors(OnnxPolicy(options.policy), read_vectors(options.vectors))
         found.append(f"it agrees with {report.n_cases} test vectors, within {report.max_difference:.2g}")
     if options.model is not None:
-        found += [str(_prove_again(options)), f"it equals {options.model}"]
-    print("\n".join(found))
+        found += [*str(_prove_again(options)).splitlines(), f"it equals {options.model}"]
+    for line in found:
+        print(_printable(line))
 
 
 def _prove_again(options: argparse.Namespace) -> ValidationReport:

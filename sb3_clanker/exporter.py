@@ -123,6 +123,7 @@ class Exporter:
         mean_reward: float | None = None,
         algorithm_file: PairedFile | None = None,
         statistics_file: PairedFile | None = None,
+        together: bool = False,
         replay_buffer: bool = False,
     ) -> ProvenPolicy:
         """Export the policy as it is now, and prove it.
@@ -133,13 +134,15 @@ class Exporter:
         :param mean_reward: of the evaluation that led to this export
         :param algorithm_file: the ``.zip`` of the same instant
         :param statistics_file: the VecNormalize statistics of the same instant
-        :param replay_buffer: whether the replay buffer of the same instant is written too
+        :param together: whether these files are written together with this one
+        :param replay_buffer: whether the replay buffer of the same instant is too
         """
         provenance = Provenance(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             versions=dict(_versions()),
             algorithm_file=algorithm_file,
             statistics_file=statistics_file,
+            together=together,
             replay_buffer=replay_buffer,
         )
         traced_before = self._graph is not None

@@ -75,7 +75,7 @@ class TrainingFolder:
         for path in self._path.glob("*_steps.onnx"):
             generation = Generation.named(path.stem)
             record = self._record(generation)
-            if record is None or record.provenance.algorithm_file is None:
+            if record is None or not record.provenance.together:
                 continue
             if record.training.num_timesteps > num_timesteps:
                 continue

@@ -126,7 +126,8 @@ class Provenance:
     :ivar versions: versions of Python and of the packages that took part
     :ivar algorithm_file: the ``.zip`` of Stable-Baselines3 that belongs to this file
     :ivar statistics_file: the VecNormalize statistics that belong to it
-    :ivar replay_buffer: whether the replay buffer of the same instant was written beside it
+    :ivar together: whether these files were written together with this one, by :class:`OnnxCheckpointCallback`
+    :ivar replay_buffer: whether the replay buffer of the same instant was too
     :ivar seal: ``sha256:`` and the digest of this record, taken with an empty seal; :attr:`PolicyMetadata.digest` is in
         it, so that it covers graph and weights as well
     """
@@ -135,6 +136,7 @@ class Provenance:
     versions: dict[str, str]
     algorithm_file: PairedFile | None = None
     statistics_file: PairedFile | None = None
+    together: bool = False
     replay_buffer: bool = False
     seal: str = ""
 

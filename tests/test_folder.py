@@ -102,7 +102,7 @@ def test_a_damaged_checkpoint_is_nobodys(folder: Path) -> None:
 
 
 def test_a_policy_that_was_exported_alone_is_no_checkpoint(folder: Path) -> None:
-    restamp(folder / "rl_model_40_steps.onnx", algorithm_file=None, statistics_file=None)
+    restamp(folder / "rl_model_40_steps.onnx", together=False)
     with _opened(folder) as opened:
         assert [checkpoint.num_timesteps for checkpoint in opened.checkpoints("rl_model", 60)] == [20, 60]
 

@@ -259,3 +259,11 @@ def test_validating_needs_no_torch_and_changes_nothing(folder: Path) -> None:
     assert (done.returncode, done.stdout) == (1, "")
     assert f"{ZIP} beside it" in done.stderr
     assert contents(folder) == before | {ZIP: b"other"}
+
+
+def test_a_name_that_steers_terminals_or_is_no_text_is_written_out(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    restamp(folder / ONNX, algorithm_file=PairedFile(name="\x1b[31m\ud800.zip", digest="zip:00"))
+    assert main(["validate", str(folder / ONNX)]) == 0
+    assert r"\x1b[31m\ud800.zip is not there to compare" in capfd.readouterr().out

@@ -482,6 +482,7 @@ def test_every_bad_field_is_named_at_once(box: File, write: Write) -> None:
         "provenance.versions['python']: expected a string, got 3",
         "provenance.algorithm_file: missing",
         "provenance.statistics_file: missing",
+        "provenance.together: missing",
         "provenance.replay_buffer: missing",
         "provenance.seal: missing",
         "digest: expected a string, got 1",
