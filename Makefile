@@ -38,7 +38,7 @@ unit: $(INSTALLED)
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 soak: $(INSTALLED)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow --numprocesses auto --dist loadfile
 
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks

@@ -136,8 +136,7 @@ class OnnxPolicy:
                 action = self._sample(
                     dict(zip(self._sampled, self._session.run(self._sampled, feed), strict=True)), self.rng
                 )
-            action = self._decode(action)
-            return (action if batched else action.squeeze(0)), (tuple(next_state) if next_state else state)
+            return self._decode(action, batched), (tuple(next_state) if next_state else state)
         except Exception as error:  # onnxruntime has no root of its own errors; an output may be of any shape
             raise InferenceError(_one_line(error)) from error
 
@@ -183,12 +182,12 @@ class OnnxPolicy:
     def _feed(
         self, observation: Observation, state: State | None, episode_start: Array | None, action_masks: Array | None
     ) -> _Encoded:
-        feed, batched = self._encode(observation)
+        encoded = self._encode(observation)
         if self._encode_further is not None:
-            self._encode_further(feed, state, episode_start, action_masks)
+            self._encode_further(encoded[0], state, episode_start, action_masks)
         elif action_masks is not None:
             raise ObservationError("This policy takes no action masks, got some.")
-        return feed, batched
+        return encoded
 
 
 def _open_session(data: bytes, path: Path | None, trusted: bool) -> onnxruntime.InferenceSession:
@@ -362,9 +361,10 @@ def _shape(array: Array | None) -> str:
     return "no array of numbers" if array is None else str(array.shape)
 
 
-def _decoder(metadata: PolicyMetadata) -> Callable[[Array], Array]:
+def _decoder(metadata: PolicyMetadata) -> Callable[[Array, bool], Array]:
     """What turns the output of the graph into actions as Stable-Baselines3 returns them, decided once."""
-    dtype, shape = np.dtype(metadata.predict_dtype), (-1, *metadata.action_space.shape)
-    if dtype == np.float32 and len(shape) == 2:
-        return lambda action: action
-    return lambda action: action.reshape(shape).astype(dtype, copy=False)
+    dtype, single = np.dtype(metadata.predict_dtype), metadata.action_space.shape
+    many = (-1, *single)
+    if dtype == np.float32:
+        return lambda action, batched: action.reshape(many if batched else single)
+    return lambda action, batched: action.reshape(many if batched else single).astype(dtype)
