@@ -459,7 +459,7 @@ def test_a_graph_that_fails_while_it_runs_is_a_typed_error(box: File) -> None:
 def test_a_graph_that_gives_no_action_is_a_typed_error(box: File) -> None:
     nodes = [MATMUL, helper.make_node("Concat", ["product", "product"], ["action"], axis=0)]
     policy = OnnxPolicy.from_bytes(sealed(box, graph_of(nodes)))
-    with pytest.raises(InferenceError, match="squeeze"):
+    with pytest.raises(InferenceError, match=r"cannot reshape array of size 4 into shape \(2,\)"):
         policy.predict(np.zeros(3, np.float32))
 
 
