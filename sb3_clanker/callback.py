@@ -7,7 +7,6 @@ import math
 import pickle
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,29 +27,13 @@ from sb3_clanker.artifact import (
 )
 from sb3_clanker.errors import MissingDependencyError, OptionError
 from sb3_clanker.evaluation import OnNewBest, continue_log, evaluation_of, is_on_new_best
-from sb3_clanker.export import ExportReport
+from sb3_clanker.export import ExportFailure, ExportReport
 from sb3_clanker.exporter import Exporter
 from sb3_clanker.folder import Checkpoint, TrainingFolder, keep_newest
 from sb3_clanker.options import ExportOptions
 from sb3_clanker.statistics import Normalization, resolve_normalization
 
 _logger = logging.getLogger("sb3_clanker")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportFailure:
-    """An export that failed during training.
-
-    :ivar name: name of the file that was to be written
-    :ivar num_timesteps: when
-    :ivar error: what happened
-    :ivar unmatched: names of files that were written all the same, and that the policy file there does not belong to
-    """
-
-    name: str
-    num_timesteps: int
-    error: Exception
-    unmatched: tuple[str, ...] = ()
 
 
 class OnnxCheckpointCallback(BaseCallback):

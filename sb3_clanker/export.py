@@ -43,6 +43,22 @@ class ExportReport:
     metadata: PolicyMetadata
 
 
+@dataclass(frozen=True, kw_only=True)
+class ExportFailure:
+    """An export that failed during training.
+
+    :ivar name: name of the file that was to be written
+    :ivar num_timesteps: when
+    :ivar error: what happened
+    :ivar unmatched: names of files that were written all the same, and that the policy file there does not belong to
+    """
+
+    name: str
+    num_timesteps: int
+    error: Exception
+    unmatched: tuple[str, ...] = ()
+
+
 def export_policy(
     model: BaseAlgorithm,
     path: str | Path,
