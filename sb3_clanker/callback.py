@@ -25,7 +25,7 @@ from sb3_clanker.artifact import (
     pair_with_zip,
     vectors_path,
 )
-from sb3_clanker.errors import MissingDependencyError, OptionError
+from sb3_clanker.errors import OptionError
 from sb3_clanker.evaluation import OnNewBest, continue_log, evaluation_of, is_on_new_best
 from sb3_clanker.export import ExportFailure, ExportReport
 from sb3_clanker.exporter import Exporter
@@ -170,21 +170,13 @@ class OnnxCheckpointCallback(BaseCallback):
             self._exporter = Exporter(self.model, self._normalization(), self.options)
             self._exporter.export()
             if self.evaluation is None and self._make_evaluation is not None:
-                self.evaluation = self._make_evaluation(self._evaluation_class())
+                self.evaluation = self._make_evaluation(evaluation_of(self.model))
             if self.evaluation is not None:
                 self.evaluation.init_callback(self.model)
             self._look_back(self._folder)
-        except BaseException:
+        except BaseException:  # also of the user who interrupts: nobody trains here yet
             self._release()
             raise
-
-    def _evaluation_class(self) -> type[EvalCallback]:
-        try:
-            return evaluation_of(self.model)
-        except ImportError as error:
-            raise MissingDependencyError(
-                "sb3-contrib", "The evaluation of a maskable policy", "pip install 'sb3-clanker[contrib]'"
-            ) from error
 
     def _look_back(self, folder: TrainingFolder) -> None:
         """Go on where an earlier training was interrupted; a new one inherits nothing, and says what it found."""

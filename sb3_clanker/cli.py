@@ -166,10 +166,9 @@ def _parser() -> argparse.ArgumentParser:
     export = commands.add_parser("export", help="write the policy of a .zip as a proven .onnx", description=_TRUST)
     export.add_argument("--output", metavar="F.onnx", help="where to (default: beside the .zip)")
     export.add_argument("--opset", type=int, default=18, help="ONNX opset, 17 to 23 (default: 18)")
-    export.set_defaults(command=_export)
-
     export.add_argument("--test-vectors", type=int, metavar="N", help="write N test vectors to F.vectors.json as well")
     export.add_argument("--target", choices=TARGETS, help="the program that has to take the file")
+    export.set_defaults(command=_export)
 
     validate = commands.add_parser(
         "validate",

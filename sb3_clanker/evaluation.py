@@ -12,6 +12,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback
 
 from sb3_clanker.actor import masked_choices
+from sb3_clanker.loading import missing_contrib
 
 _logger = logging.getLogger("sb3_clanker")
 
@@ -34,20 +35,17 @@ class OnNewBest(BaseCallback):
 
 
 def evaluation_of(model: BaseAlgorithm) -> type[EvalCallback]:
-    """The evaluation that fits a policy: one with masks needs sb3-contrib's own."""
+    """The evaluation that fits a policy: one with masks needs sb3-contrib's own.
+
+    :raises MissingDependencyError: sb3-contrib is not installed
+    """
     if not masked_choices(model.policy):
         return EvalCallback
-    from sb3_contrib.common.maskable.callbacks import MaskableEvalCallback
-
+    try:
+        from sb3_contrib.common.maskable.callbacks import MaskableEvalCallback
+    except ImportError as error:
+        raise missing_contrib("The evaluation of a maskable policy") from error
     return MaskableEvalCallback
-
-
-def _flatten(callback: BaseCallback | None) -> Iterator[BaseCallback]:
-    if isinstance(callback, CallbackList):
-        for child in callback.callbacks:
-            yield from _flatten(child)
-    elif callback is not None:
-        yield callback
 
 
 def continue_log(evaluation: EvalCallback, num_timesteps: int) -> None:
@@ -72,3 +70,11 @@ def is_on_new_best(callback: BaseCallback) -> bool:
     """Whether a callback is called at each new best of an evaluation."""
     parent = callback.parent
     return isinstance(parent, EvalCallback) and callback in _flatten(parent.callback_on_new_best)
+
+
+def _flatten(callback: BaseCallback | None) -> Iterator[BaseCallback]:
+    if isinstance(callback, CallbackList):
+        for child in callback.callbacks:
+            yield from _flatten(child)
+    elif callback is not None:
+        yield callback

@@ -162,16 +162,16 @@ class Exporter:
         require_target(actor, self._options.target)
         self.check_finite()
         tensors = actor.tensors()
-        fresh = self._graph is None or not self._graph.reusable or not self._graph.fits(tensors)
+        graph = self._graph
+        fresh = graph is None or not graph.reusable or not graph.fits(tensors)
         with _timed(seconds, "trace"):
-            if self._graph is None or fresh:
-                self._graph = Graph(
-                    make_actor(copy_policy(policy), statistics, self._options), self._options.opset_version
-                )
+            if graph is None or fresh:
+                copied = make_actor(copy_policy(policy), statistics, self._options)
+                graph = Graph(copied, self._options.opset_version)
         reference, probes = self.reference(actor.further), self.probes()
         metadata = self._describe(
             actor,
-            self._graph.ir_version,
+            graph.ir_version,
             self._predict_dtype(reference, probes),
             TrainingRecord(
                 num_timesteps=int(self._model.num_timesteps),
@@ -181,10 +181,11 @@ class Exporter:
         )
         with _timed(seconds, "fill"):
             entries = join_container(b"", contract_entries(metadata))
-            head = self._graph.fill(tensors, entries)
+            head = graph.fill(tensors, entries)
             hashing = Hashing(memoryview(head)[: -len(entries)])
         with _timed(seconds, "validate"):
             report = prove(head, metadata, reference, probes, self._options, in_full=fresh)
+            self._graph = graph  # kept only once it has been proven in full
             latency = self._latency(head, metadata, probes)
             tail, metadata = seal(replace(metadata, cross_check=report.cross_check, latency=latency), hashing)
         vectors = None

@@ -133,7 +133,7 @@ def _read(path: Path) -> dict[str, Any]:
         data, _, _ = load_from_zip_file(path, device="cpu")
     except ImportError as error:
         if (error.name or "").split(".")[0] == "sb3_contrib":
-            raise _missing_contrib("The algorithm in this file") from error
+            raise missing_contrib("The algorithm in this file") from error
         raise CheckpointError(
             path,
             f"it needs a module that cannot be imported ({error})",
@@ -174,9 +174,10 @@ def _import_class(name: str) -> type[BaseAlgorithm]:
     try:
         cls: type[BaseAlgorithm] = getattr(importlib.import_module(module), attribute)
     except ImportError as error:
-        raise _missing_contrib(f"The algorithm {attribute}") from error
+        raise missing_contrib(f"The algorithm {attribute}") from error
     return cls
 
 
-def _missing_contrib(purpose: str) -> MissingDependencyError:
+def missing_contrib(purpose: str) -> MissingDependencyError:
+    """The error for what needs sb3-contrib, where it is not installed."""
     return MissingDependencyError("sb3-contrib", purpose, "pip install 'sb3-clanker[contrib]'")

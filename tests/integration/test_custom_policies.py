@@ -25,9 +25,10 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from sb3_clanker import ClankerError, ExportOptions, OnnxCheckpointCallback, OnnxPolicy, export_policy
-from sb3_clanker.errors import GraphError, UnsupportedPolicyError
+from sb3_clanker.errors import GraphError, UnsupportedPolicyError, ValidationError
 from sb3_clanker.export import ExportReport
-from sb3_clanker.statistics import load_statistics
+from sb3_clanker.exporter import Exporter
+from sb3_clanker.statistics import Normalization, load_statistics
 from tests.worlds import (
     BOX_ACTION,
     BOX_OBSERVATION,
@@ -396,3 +397,11 @@ def test_a_policy_that_acts_otherwise_on_one_observation_alone_is_refused(tmp_pa
     with pytest.raises(ClankerError, match="cross_check"):
         export_policy(model, tmp_path / "policy")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_graph_that_was_refused_is_not_taken_for_proven_at_the_next_export() -> None:
+    model = make_model(policy_kwargs={"features_extractor_class": _OtherwiseAlone})
+    exporter = Exporter(model, Normalization(vec_normalize=None), OPTIONS)
+    for _ in range(3):
+        with pytest.raises(ValidationError, match="stage cross_check"):
+            exporter.export()
