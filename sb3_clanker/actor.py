@@ -7,12 +7,9 @@ observation before, unscaling or clipping of the action after. No policy is writ
 
 from __future__ import annotations
 
-import copyreg
-import io
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
-import cloudpickle
 import numpy as np
 import torch as th
 from gymnasium import spaces
@@ -20,7 +17,6 @@ from numpy.typing import NDArray
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import get_action_dim
 from torch import nn
-from torch.nn.utils import parametrize
 
 from sb3_clanker.errors import UnsupportedPolicyError, UnsupportedSpaceError
 from sb3_clanker.further import further_outputs
@@ -33,8 +29,6 @@ from sb3_clanker.tensors import BATCH, DictSpace, LeafSpace, TensorSpec, action_
 
 _MASKABLE = "sb3_contrib.common.maskable.policies"
 _RECURRENT = "sb3_contrib.common.recurrent.policies"
-
-PolicyT = TypeVar("PolicyT", bound=BasePolicy)
 
 
 class Actor(nn.Module):
@@ -170,8 +164,11 @@ class RecurrentActor(Actor):
 
     def _act(self, observation: th.Tensor | dict[str, th.Tensor], context: dict[str, Any]) -> tuple[th.Tensor, ...]:
         policy: Any = self.policy
-        policy._process_sequence = _process_step  # an actor is only ever run on a copy of the policy
-        action, state = policy._predict(observation, deterministic=True, **context)
+        policy._process_sequence = _process_step  # shadows the method of the class
+        try:
+            action, state = policy._predict(observation, deterministic=True, **context)
+        finally:
+            del policy._process_sequence
         return (self._finish(action), *state)
 
     def _further_inputs(self) -> tuple[TensorSpec, ...]:
@@ -221,33 +218,6 @@ def masked_choices(policy: BasePolicy) -> tuple[int, ...]:
     if isinstance(space, spaces.Discrete):
         return (int(space.n),)
     return tuple(map(int, space.nvec)) if isinstance(space, spaces.MultiDiscrete) else (2,) * get_action_dim(space)
-
-
-def copy_policy(policy: PolicyT) -> PolicyT:
-    """Copy a policy to the CPU, whatever state training has left it in.
-
-    By pickling: ``copy.deepcopy`` refuses the tensors that training leaves in distributions.
-    """
-    buffer = io.BytesIO()
-    th.save(policy, buffer, pickle_module=_Pickling)
-    buffer.seek(0)
-    copy: PolicyT = th.load(buffer, map_location="cpu", weights_only=False)
-    return copy
-
-
-class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """Pickles modules with parametrizations (weight norm and the like) too, whose own ``__getstate__`` refuses."""
-
-    def reducer_override(self, obj: Any) -> Any:
-        if isinstance(obj, nn.Module) and parametrize.is_parametrized(obj):
-            return copyreg.__newobj__, (type(obj),), obj.__dict__  # type: ignore[attr-defined]
-        return super().reducer_override(obj)
-
-
-class _Pickling:
-    """What ``torch.save`` takes for a pickle module."""
-
-    Pickler = _Pickler
 
 
 def _process_step(

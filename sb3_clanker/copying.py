@@ -1,0 +1,93 @@
+"""A copy of a policy on the CPU, in whatever state training has left it.
+
+What a policy holds is copied by pickling it in memory: ``copy.deepcopy`` refuses the tensors that training leaves in
+distributions. Tensors are cloned, and those that share memory share it in the copy too. Code is not copied: a copied
+class would replace the methods of the one that trains by copies that no longer see its global variables.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import io
+import pickle
+import sys
+from collections.abc import Callable
+from types import FunctionType
+from typing import Any, TypeVar
+
+import torch as th
+from stable_baselines3.common.policies import BasePolicy
+from torch import nn
+from torch.nn.utils import parametrize
+
+PolicyT = TypeVar("PolicyT", bound=BasePolicy)
+
+
+def copy_policy(policy: PolicyT) -> PolicyT:
+    """Copy a policy to the CPU; the policy itself is left as it is."""
+    buffer = io.BytesIO()
+    pickler = _Pickler(buffer, protocol=pickle.HIGHEST_PROTOCOL)
+    pickler.dump(policy)
+    buffer.seek(0)
+    copy: PolicyT = _Unpickler(buffer, pickler.kept).load()
+    return copy
+
+
+class _Pickler(pickle.Pickler):
+    """Pickles objects, and keeps beside the pickle what is not pickled: copies of tensors, and code.
+
+    :ivar kept: what was kept, by the number that stands for it in the pickle
+    """
+
+    def __init__(self, file: io.BytesIO, protocol: int) -> None:
+        super().__init__(file, protocol)
+        self.kept: list[object] = []
+        self._numbers: dict[int, tuple[int, object]] = {}
+        self._storages: dict[int, th.UntypedStorage] = {}
+
+    def persistent_id(self, obj: Any) -> int | None:
+        if type(obj) in (th.Tensor, nn.Parameter) and obj.layout == th.strided:
+            return self._keep(obj, self._clone)
+        if isinstance(obj, (type, FunctionType)) and not _is_importable(obj):
+            return self._keep(obj, lambda code: code)
+        return None
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Modules with parametrizations (weight norm and the like), whose own ``__getstate__`` refuses."""
+        if isinstance(obj, nn.Module) and parametrize.is_parametrized(obj):
+            return copyreg.__newobj__, (type(obj),), obj.__dict__  # type: ignore[attr-defined]
+        return NotImplemented
+
+    def _keep(self, obj: object, kept: Callable[[Any], object]) -> int:
+        if id(obj) not in self._numbers:
+            self._numbers[id(obj)] = len(self.kept), obj  # the object too, so that no other gets its id
+            self.kept.append(kept(obj))
+        return self._numbers[id(obj)][0]
+
+    def _clone(self, tensor: th.Tensor) -> th.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self._storages:
+            self._storages[storage._cdata] = th.UntypedStorage(storage.nbytes()).copy_(storage)  # type: ignore[no-untyped-call]
+        copy = th.empty(0, dtype=tensor.dtype)
+        copy.set_(self._storages[storage._cdata], tensor.storage_offset(), tensor.shape, tensor.stride())
+        copy = nn.Parameter(copy) if isinstance(tensor, nn.Parameter) else copy
+        return copy.requires_grad_(tensor.requires_grad)
+
+
+class _Unpickler(pickle.Unpickler):
+    """Puts back what was kept."""
+
+    def __init__(self, file: io.BytesIO, kept: list[object]) -> None:
+        super().__init__(file)
+        self._kept = kept
+
+    def persistent_load(self, number: int) -> object:
+        return self._kept[number]
+
+
+def _is_importable(code: type | FunctionType) -> bool:
+    """Whether a name leads to a class or function: not to one that was made within a function, or a lambda."""
+    found: object = sys.modules.get(code.__module__)
+    for name in code.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return found is code
