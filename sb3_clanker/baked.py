@@ -112,37 +112,50 @@ def _record(actor: Actor) -> str:
     names = {id(tensor): name for name, tensor in actor.tensors().items()}
     names |= {id(tensor): spec.name for tensor, spec in zip(examples, actor.inputs, strict=True)}
     with th.no_grad(), th.compiler.set_stance("force_eager"), _Recorder(names) as recorder:
-        actor.eval()(*examples)
-    return str(recorder.digest.hexdigest())
+        outputs: tuple[th.Tensor, ...] = actor.eval()(*examples)
+    return str(recorder.digest_of(outputs))
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """A digest of every operation that torch dispatches, with its constants.
+    """Every operation that torch dispatches, with its constants.
+
+    A tensor that comes out of an operation is known by a digest of that operation and all before it that it is made of.
+    So what decides nothing is not in the digest of an output: noise that is drawn for training alone, say.
 
     :param names: of the tensors whose values are no constants, by ``id``
     """
 
     def __init__(self, names: Mapping[int, str]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.digest = hashlib.sha256()
         self._names = dict(names)
+        self._in_place: list[str] = []
         self._results: list[th.Tensor] = []  # kept, so that no other tensor gets the id of one
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        self.digest.update(repr((str(func), tree_map(self._describe, (args, kwargs)))).encode())
+        operation = _digest(str(func), tree_map(self._describe, (args, kwargs)))
         result = func(*args, **kwargs)
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, th.Tensor) and id(tensor) not in self._names:
-                self._names[id(tensor)] = f"%{len(self._results)}"
+        if func._schema.is_mutable:  # what it changed may be seen through other tensors too
+            self._in_place.append(operation)
+        for index, tensor in enumerate(tree_leaves(result)):
+            if isinstance(tensor, th.Tensor):
+                self._names[id(tensor)] = f"{operation}.{index}"
                 self._results.append(tensor)
         return result
+
+    def digest_of(self, outputs: tuple[th.Tensor, ...]) -> str:
+        """Of all that outputs are made of."""
+        return _digest(*map(self._describe, outputs), self._in_place)
 
     def _describe(self, argument: object) -> object:
         if not isinstance(argument, th.Tensor):
             return argument
         return self._names.get(id(argument)) or self._constant(argument)
 
-    def _constant(self, tensor: th.Tensor) -> tuple[object, ...]:
+    def _constant(self, tensor: th.Tensor) -> str:
         values = tensor.detach().cpu().contiguous().reshape(-1).view(th.uint8).numpy()
-        return tensor.dtype, tensor.shape, hashlib.sha256(values.tobytes()).hexdigest()
+        return _digest(tensor.dtype, tensor.shape, hashlib.sha256(values.tobytes()).hexdigest())
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()

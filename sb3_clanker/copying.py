@@ -1,8 +1,9 @@
 """A copy of a policy on the CPU, in whatever state training has left it.
 
 What a policy holds is copied by pickling it in memory: ``copy.deepcopy`` refuses the tensors that training leaves in
-distributions. Tensors are cloned, and those that share memory share it in the copy too. Code is not copied: a copied
-class would replace the methods of the one that trains by copies that no longer see its global variables.
+distributions. Tensors are cloned, and those that share memory share it in the copy too. Code is shared, and with it
+classes and global variables: a copied class would replace the methods of the one that trains. What a function closes
+over is copied, or the copy would act on the policy that trains.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import io
 import pickle
 import sys
 from collections.abc import Callable
-from types import FunctionType
+from dataclasses import dataclass
+from types import CellType, FunctionType
 from typing import Any, TypeVar
 
 import torch as th
@@ -48,13 +50,19 @@ class _Pickler(pickle.Pickler):
     def persistent_id(self, obj: Any) -> int | None:
         if type(obj) in (th.Tensor, nn.Parameter) and obj.layout == th.strided:
             return self._keep(obj, self._clone)
-        if isinstance(obj, (type, FunctionType)) and not _is_importable(obj):
-            return self._keep(obj, lambda code: code)
+        if isinstance(obj, type) and not _is_importable(obj):
+            return self._keep(obj, lambda cls: cls)
+        if isinstance(obj, _Shared):
+            return self._keep(obj.function, lambda function: function)
         return None
 
     def reducer_override(self, obj: Any) -> Any:
-        """Modules with parametrizations (weight norm and the like), whose own ``__getstate__`` refuses."""
-        if isinstance(obj, nn.Module) and parametrize.is_parametrized(obj):
+        """Functions without a name, and what modules refuse to pickle of themselves."""
+        if isinstance(obj, FunctionType) and not _is_importable(obj):
+            closed_over = [(cell.cell_contents,) if is_filled(cell) else () for cell in obj.__closure__ or ()]
+            state = closed_over, obj.__defaults__, obj.__kwdefaults__, vars(obj)
+            return _make_function, (_Shared(obj),), state, None, None, _fill_function
+        if isinstance(obj, nn.Module) and parametrize.is_parametrized(obj):  # weight norm and the like
             return copyreg.__newobj__, (type(obj),), obj.__dict__  # type: ignore[attr-defined]
         return NotImplemented
 
@@ -71,6 +79,7 @@ class _Pickler(pickle.Pickler):
         copy = th.empty(0, dtype=tensor.dtype)
         copy.set_(self._storages[storage._cdata], tensor.storage_offset(), tensor.shape, tensor.stride())
         copy = nn.Parameter(copy) if isinstance(tensor, nn.Parameter) else copy
+        vars(copy).update(vars(tensor))
         return copy.requires_grad_(tensor.requires_grad)
 
 
@@ -83,6 +92,36 @@ class _Unpickler(pickle.Unpickler):
 
     def persistent_load(self, number: int) -> object:
         return self._kept[number]
+
+
+@dataclass
+class _Shared:
+    """A function whose code and global variables are shared."""
+
+    function: FunctionType
+
+
+def _make_function(original: FunctionType) -> FunctionType:
+    cells = tuple(CellType() for _ in original.__closure__ or ())
+    return FunctionType(original.__code__, original.__globals__, original.__name__, None, cells)
+
+
+def _fill_function(function: FunctionType, state: Any) -> None:
+    """What the function refers to, now that all of it is made: it may refer to the function."""
+    closed_over, function.__defaults__, function.__kwdefaults__, attributes = state
+    vars(function).update(attributes)
+    for cell, contents in zip(function.__closure__ or (), closed_over, strict=True):
+        if contents:
+            (cell.cell_contents,) = contents
+
+
+def is_filled(cell: CellType) -> bool:
+    """Whether a variable that a function closes over has a value yet."""
+    try:
+        cell.cell_contents  # noqa: B018 - an empty cell raises
+    except ValueError:
+        return False
+    return True
 
 
 def _is_importable(code: type | FunctionType) -> bool:

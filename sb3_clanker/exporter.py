@@ -154,7 +154,7 @@ class Exporter:
             now = baked_in(actor, standard=subject.is_standard())
             fresh = anew or graph is None or now is None or now != self._baked_in or not graph.fits(tensors)
             if graph is None or fresh:
-                graph, self._dtype = Graph(subject.copied_actor(), options.opset_version), None
+                graph, self._dtype = Graph(subject.copied_actor(now), options.opset_version), None
         reference, probes = subject.reference(actor), subject.probes(in_full=fresh)
         metadata = self._describe(
             actor,

@@ -11,7 +11,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 
 from sb3_clanker.actor import Actor, make_actor, masked_choices
-from sb3_clanker.baked import is_standard, space_bounds
+from sb3_clanker.baked import baked_in, is_standard, space_bounds
 from sb3_clanker.copying import copy_policy
 from sb3_clanker.environment import warn_of_inner_normalization
 from sb3_clanker.errors import NonFiniteWeightsError, UnsupportedPolicyError
@@ -91,9 +91,21 @@ class Subject:
             self._twin = CpuTwin(live)
         return self._twin.policy
 
-    def copied_actor(self) -> Actor:
-        """An actor that may be left in any state."""
-        return make_actor(copy_policy(self.model.policy), self.normalization.statistics(), self._options)
+    def copied_actor(self, now: Hashable) -> Actor:
+        """An actor that may be left in any state.
+
+        :param now: what :func:`baked_in` found in the policy
+        :raises UnsupportedPolicyError: the copy does not do what the policy does
+        """
+        policy = self.model.policy
+        actor = make_actor(copy_policy(policy), self.normalization.statistics(), self._options)
+        if not self.is_standard() and baked_in(actor, standard=False) != now:
+            raise UnsupportedPolicyError(
+                type(policy).__qualname__,
+                "a copy of it computes something else",
+                "It must keep all that it needs where pickle finds it, and compute the same at every call.",
+            )
+        return actor
 
     def reference(self, actor: Actor) -> Reference:
         """Stable-Baselines3's own ``predict`` on raw observations, on the CPU.

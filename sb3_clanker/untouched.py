@@ -26,6 +26,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
 from sb3_clanker.baked import is_of_library
+from sb3_clanker.copying import is_filled
 
 _PutBack: TypeAlias = Callable[[], object]
 
@@ -89,7 +90,7 @@ def _state(found: Any) -> _PutBack | None:
         case dict() | list() | set() | deque():
             return functools.partial(_refill, found, found.copy())
         case CellType():
-            if _is_filled(found):
+            if is_filled(found):
                 return functools.partial(setattr, found, "cell_contents", found.cell_contents)
         case type():
             return functools.partial(_set_variables, found, _variables(vars(found)))
@@ -112,7 +113,7 @@ def _contents(found: Any) -> Iterable[object]:
         case list() | tuple() | set() | frozenset() | deque():
             return found
         case CellType():
-            return (found.cell_contents,) if _is_filled(found) else ()
+            return (found.cell_contents,) if is_filled(found) else ()
         case functools.partial():
             return found.func, found.args, found.keywords
         case MethodType():
@@ -167,11 +168,3 @@ def _refill_tensor(tensor: th.Tensor, values: th.Tensor) -> None:
 def _refill_array(array: NDArray[Any], values: NDArray[Any]) -> None:
     if array.shape == values.shape and array.flags.writeable:
         array[...] = values
-
-
-def _is_filled(cell: CellType) -> bool:
-    try:
-        cell.cell_contents  # noqa: B018 - an empty cell raises
-    except ValueError:
-        return False
-    return True
