@@ -151,6 +151,19 @@ def bounds(space: BoxSpace) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return _unpack(space.low, space.shape, -np.inf), _unpack(space.high, space.shape, np.inf)
 
 
+def round_inward(bound: NDArray[np.generic], inside: float) -> NDArray[np.float32]:
+    """A bound in float32, rounded to the inside: nothing leaves a space whose bounds float32 cannot carry.
+
+    :param bound: lower or upper bounds
+    :param inside: infinity of the sign that points from the bound into the space
+    """
+    exact = bound.astype(np.float64)
+    with np.errstate(over="ignore"):  # beyond float32 is infinite, and so outside
+        rounded = exact.astype(np.float32)
+    outside = rounded < exact if inside > 0 else rounded > exact
+    return np.where(outside, np.nextafter(rounded, np.float32(inside)), rounded)
+
+
 def describe_space(space: spaces.Space[object], role: Literal["observation", "action"]) -> ObservationSpace:
     """Describe a gymnasium space as plain data.
 
