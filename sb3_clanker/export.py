@@ -125,7 +125,8 @@ def check_policy(
     """Prove the bytes of a file against an algorithm; errors as in :func:`validate_policy`."""
     exporter = Exporter(model, normalization, options)
     actor = make_actor(model.policy, normalization.statistics(), replace(options, further_outputs=_told(metadata)))
-    return prove(data, metadata, exporter.reference(actor.further), exporter.probes(), options, in_full=True)
+    probes = exporter.probes(lattice=True)
+    return prove(data, metadata, exporter.reference(actor.further), probes, options, in_full=True)
 
 
 def _told(metadata: PolicyMetadata) -> tuple[FurtherOutput, ...]:

@@ -168,7 +168,7 @@ class Exporter:
             if graph is None or fresh:
                 copied = make_actor(copy_policy(policy), statistics, self._options)
                 graph = Graph(copied, self._options.opset_version)
-        reference, probes = self.reference(actor.further), self.probes()
+        reference, probes = self.reference(actor.further), self.probes(lattice=fresh)
         metadata = self._describe(
             actor,
             graph.ir_version,
@@ -283,18 +283,18 @@ class Exporter:
         normalization = self._normalization
         return Reference(self._model, predictor, normalization.vec_normalize, normalization.stacks, further)
 
-    def probes(self, n_samples: int | None = None) -> Probes:
-        """Raw observations to try; None chooses their number."""
+    def probes(self, n_samples: int | None = None, *, lattice: bool = False) -> Probes:
+        """Raw observations to try; None chooses their number. A new graph is tried on a lattice as well."""
         policy, vec_normalize = self._model.policy, self._normalization.vec_normalize
         n_samples = n_samples or self._n_samples
         seen = seen_observations(self._model, vec_normalize, n_samples)
-        return gather_probes(self._draw(n_samples), seen, masked_choices(policy))
+        return gather_probes(self._draw(n_samples, lattice), seen, masked_choices(policy))
 
-    def _draw(self, n_samples: int) -> Batch:
+    def _draw(self, n_samples: int, lattice: bool) -> Batch:
         """Random observations: the same at each export, unless statistics have moved on."""
         space, statistics = self._model.policy.observation_space, self._normalization.statistics()
-        if statistics:
-            return draw_observations(space, statistics, n_samples)
+        if statistics or lattice:
+            return draw_observations(space, statistics, n_samples, lattice=lattice)
         if n_samples not in self._drawn:
             self._drawn[n_samples] = draw_observations(space, statistics, n_samples)
         return self._drawn[n_samples]

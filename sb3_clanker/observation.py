@@ -146,6 +146,16 @@ def _is_plain(key: str) -> bool:
     return bool(_PLAIN_NAME.fullmatch(key)) and key not in RESERVED_NAMES
 
 
+def is_normalized_image(space: spaces.Space[Any], statistics: Statistics | None) -> bool:
+    """Whether a space stands for images of bytes that VecNormalize normalizes: it gives them bounds of its own."""
+    return (
+        statistics is not None
+        and isinstance(space, spaces.Box)
+        and len(space.shape) == 3
+        and bool((space.low == -statistics.clip_obs).all() and (space.high == statistics.clip_obs).all())
+    )
+
+
 def _is_float_image(space: spaces.Space[Any]) -> bool:
     """Whether a Box looks like an image of floats with its channels first, as VecNormalize makes them."""
     return (
