@@ -27,7 +27,7 @@ from sb3_clanker.labels import label_action, label_observations
 from sb3_clanker.normalization import Statistics
 from sb3_clanker.observation import observation_inputs
 from sb3_clanker.options import ExportOptions
-from sb3_clanker.targets import feeds_float_images
+from sb3_clanker.targets import feeds_unit_images, unused_inputs
 from sb3_clanker.tensors import BATCH, DictSpace, LeafSpace, TensorSpec, action_dim, describe_space, round_inward
 
 _MASKABLE = "sb3_contrib.common.maskable.policies"
@@ -69,11 +69,11 @@ class Actor(nn.Module):
         self.action_dim = action_dim(action_space)
 
         leaves = observation_inputs(
-            policy.observation_space, statistics, options.channels_last, feeds_float_images(options.target)
+            policy.observation_space, statistics, options.channels_last, feeds_unit_images(options.target)
         )
         self.observation = nn.ModuleList(leaves)
         observed = label_observations([leaf.spec for leaf in leaves], self.observation_space, options)
-        self.inputs = (*observed, *self._further_inputs())
+        self.inputs = (*observed, *self._further_inputs(), *unused_inputs(options.target, observed))
         action = _action_spec(policy.action_space, self.action_dim)
         self.further = further_outputs(
             policy, tuple(options.further_outputs), _n_choices(policy), recurrent=self.recurrent

@@ -44,7 +44,8 @@ def draw_lattice(low: Rows, high: Rows, center: Rows, deviation: Rows, n: int, g
         _ties(drawn, generator),
         _mixtures(n - n_constants - n_axes - n_ties, low.size, generator),
     ]
-    return np.clip(np.concatenate(kinds).reshape(n, *low.shape), low, high)
+    rows: Rows = np.clip(np.concatenate(kinds).reshape(n, *low.shape), low, high)
+    return rows
 
 
 def before_normalization(normalized: Rows, statistics: Statistics, otherwise: Rows) -> Rows:

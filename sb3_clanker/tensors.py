@@ -17,7 +17,9 @@ from sb3_clanker.errors import UnsupportedSpaceError
 if TYPE_CHECKING:
     from gymnasium import spaces
 
-Role = Literal["observation", "action", "action_masks", "hidden_state", "cell_state", "episode_start", "further"]
+Role = Literal[
+    "observation", "action", "action_masks", "hidden_state", "cell_state", "episode_start", "unused", "further"
+]
 
 Sampling = Literal["gaussian", "squashed_gaussian", "categorical", "bernoulli"]
 """How an action is drawn from a file that tells the parameters of its distribution."""
@@ -38,6 +40,7 @@ class TensorSpec:
     :ivar role: what the tensor is for
     :ivar key: the key of a Dict observation space that it carries, None otherwise
     :ivar layout: order of the dimensions of an image, None for anything else
+    :ivar divisor: what each value of the environment is divided by, in float32, before it goes in; None for nothing
     :ivar meaning: what a consumer must know to fill or read it
     :ivar names: the caller's names of its components, None where none were given
     :ivar units: the caller's units of its components, None where none were given
@@ -49,6 +52,7 @@ class TensorSpec:
     role: Role
     key: str | None = None
     layout: Layout | None = None
+    divisor: float | None = None
     meaning: str
     names: tuple[str, ...] | None = None
     units: tuple[str, ...] | None = None
@@ -122,6 +126,9 @@ class MultiBinarySpace:
 
 BATCH = "batch"
 """Name of the dynamic dimension."""
+
+LARGEST_BYTE = 255.0
+"""What the bytes of an image are divided by where they go in as floats from 0 to 1."""
 
 LeafSpace: TypeAlias = BoxSpace | DiscreteSpace | MultiDiscreteSpace | MultiBinarySpace
 
