@@ -1,7 +1,7 @@
 """From the inputs of a file to what Stable-Baselines3's ``obs_to_tensor`` hands to a policy.
 
-One input for each leaf of the observation space. uint8 for images, unless floats are asked for; float32 for everything
-else.
+One input for each leaf of the observation space. uint8 for images, unless floats from 0 to 1 are asked for; float32 for
+everything else.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from torch import nn
 
 from sb3_clanker.errors import NormalizationError, PrecisionWarning
 from sb3_clanker.normalization import Normalize, Statistics
-from sb3_clanker.tensors import BATCH, Layout, TensorSpec
+from sb3_clanker.targets import IMAGE
+from sb3_clanker.tensors import BATCH, LARGEST_BYTE, Layout, TensorSpec
 
 OBSERVATION = "obs"
 RESERVED_NAMES = (
@@ -43,7 +44,7 @@ class ObservationInput(nn.Module):
     :param space: space of the leaf, as the policy has it
     :param statistics: what VecNormalize knows of it, or None
     :param channels_last: whether an image is passed as height, width, channels
-    :param float_images: whether an image is passed as float32
+    :param unit_images: whether an image is passed as float32 from 0 to 1, each byte divided by 255
     :ivar spec: what the input is
     """
 
@@ -54,16 +55,18 @@ class ObservationInput(nn.Module):
         space: spaces.Space[Any],
         statistics: Statistics | None,
         channels_last: bool,
-        float_images: bool = False,
+        unit_images: bool = False,
     ) -> None:
         super().__init__()
         self._space = space
         self._transposes = channels_last and (is_image_space(space) or _is_float_image(space))
         self.normalize = None if statistics is None else Normalize(statistics)
-        self.spec = _spec(key, name, space, self._transposes, float_images)
+        self.spec = _spec(key, name, space, self._transposes, unit_images)
 
     def forward(self, tensor: th.Tensor) -> th.Tensor:
         """What ``obs_to_tensor`` makes of raw observations, normalized."""
+        if self.spec.divisor is not None:  # the bytes that training saw, truncated as where it was trained
+            tensor = (tensor.clamp(0.0, 1.0) * self.spec.divisor).floor().to(th.uint8)
         if self._transposes:
             tensor = tensor.permute(0, 3, 1, 2)
         if self.normalize is not None:
@@ -79,21 +82,23 @@ def observation_inputs(
     space: spaces.Space[Any],
     statistics: Mapping[str | None, Statistics],
     channels_last: bool,
-    float_images: bool = False,
+    unit_images: bool = False,
 ) -> list[ObservationInput]:
     """One input for each leaf of an observation space.
 
     :param space: the policy's observation space
     :param statistics: what VecNormalize knows, by key or under None
     :param channels_last: whether images are passed as height, width, channels
-    :param float_images: whether images are passed as float32, with the same values, in place of uint8
+    :param unit_images: whether images are passed as float32 from 0 to 1, in place of uint8; one alone is ``image`` then
     :raises NormalizationError: the statistics do not fit the space
     """
     leaves = leaf_spaces(space)
     _check_statistics(statistics, leaves)
     names = _input_names(leaves)
+    if unit_images and is_image_space(space):
+        names[None] = IMAGE
     return [
-        ObservationInput(key, names[key], leaf, statistics.get(key), channels_last, float_images)
+        ObservationInput(key, names[key], leaf, statistics.get(key), channels_last, unit_images)
         for key, leaf in leaves.items()
     ]
 
@@ -146,6 +151,16 @@ def _is_plain(key: str) -> bool:
     return bool(_PLAIN_NAME.fullmatch(key)) and key not in RESERVED_NAMES
 
 
+def is_normalized_image(space: spaces.Space[Any], statistics: Statistics | None) -> bool:
+    """Whether a space stands for images of bytes that VecNormalize normalizes: it gives them bounds of its own."""
+    return (
+        statistics is not None
+        and isinstance(space, spaces.Box)
+        and len(space.shape) == 3
+        and bool((space.low == -statistics.clip_obs).all() and (space.high == statistics.clip_obs).all())
+    )
+
+
 def _is_float_image(space: spaces.Space[Any]) -> bool:
     """Whether a Box looks like an image of floats with its channels first, as VecNormalize makes them."""
     return (
@@ -156,9 +171,10 @@ def _is_float_image(space: spaces.Space[Any]) -> bool:
     )
 
 
-def _spec(key: str | None, name: str, space: spaces.Space[Any], transposes: bool, float_images: bool) -> TensorSpec:
+def _spec(key: str | None, name: str, space: spaces.Space[Any], transposes: bool, unit_images: bool) -> TensorSpec:
     shape: tuple[int, ...] = space.shape or ()
     layout: Layout | None = None
+    takes_unit = unit_images and is_image_space(space)
     meaning = "raw observation"
     if isinstance(space, spaces.Discrete):
         shape, meaning = (1,), f"index of the category, a whole number from 0 to {space.n - 1}"
@@ -170,13 +186,15 @@ def _spec(key: str | None, name: str, space: spaces.Space[Any], transposes: bool
         layout = "channels_last" if transposes else "channels_first"
         shape = (*shape[1:], shape[0]) if transposes else shape
         meaning = "raw image, 0 to 255" if is_image_space(space) else "raw image"
+        meaning = "image from 0 to 1: each byte divided by 255" if takes_unit else meaning
     return TensorSpec(
         name=name,
-        dtype="uint8" if is_image_space(space) and not float_images else "float32",
+        dtype="uint8" if is_image_space(space) and not takes_unit else "float32",
         shape=(BATCH, *shape),
         role="observation",
         key=key,
         layout=layout,
+        divisor=LARGEST_BYTE if takes_unit else None,
         meaning=meaning,
     )
 

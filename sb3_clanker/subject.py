@@ -130,23 +130,23 @@ class Subject:
     def probes(self, *, in_full: bool, n_samples: int | None = None) -> Probes:
         """Raw observations to try.
 
-        :param in_full: whether the graph is new; else few do for a large network
+        :param in_full: whether the graph is new, and so tried on a lattice as well; else few do for a large network
         :param n_samples: how many random ones; None chooses
         """
         n_samples = n_samples or self._options.n_samples or (_N_IN_FULL if in_full else self._n_samples())
         seen = seen_observations(self.model, self.normalization.vec_normalize, n_samples)
-        return gather_probes(self._draw(n_samples), seen, masked_choices(self.model.policy))
+        return gather_probes(self._draw(n_samples, in_full), seen, masked_choices(self.model.policy))
 
     def _n_samples(self) -> int:
         """Many observations for a small network, few for a large one: the proof costs what the network costs."""
         n_parameters = sum(map(th.Tensor.numel, self.model.policy.parameters()))
         return int(np.clip(1_000_000 // max(n_parameters, 1), 2, _N_IN_FULL))
 
-    def _draw(self, n_samples: int) -> Batch:
+    def _draw(self, n_samples: int, lattice: bool) -> Batch:
         """Random observations: the same at each export, unless statistics have moved on."""
         space, statistics = self.model.policy.observation_space, self.normalization.statistics()
-        if statistics:
-            return draw_observations(space, statistics, n_samples)
+        if statistics or lattice:
+            return draw_observations(space, statistics, n_samples, lattice=lattice)
         if n_samples not in self._drawn:
             self._drawn[n_samples] = draw_observations(space, statistics, n_samples)
         return self._drawn[n_samples]
