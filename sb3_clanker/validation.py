@@ -90,7 +90,7 @@ def prove(
                 raise _RefusedError(f"the file and Stable-Baselines3 disagree: {summary}; {comparison.example}")
             if report.cross_check.n_nonfinite >= len(probes):
                 raise _RefusedError(f"Stable-Baselines3 itself gives no finite action: {summary}")
-        if problem := truncation_problem(policies[-1], probes.observations):
+        if problem := truncation_problem(policies[0], probes.observations):
             raise _RefusedError(problem)
         note(summary)
     return report
