@@ -37,8 +37,9 @@ from sb3_clanker.metadata import (
     seal,
 )
 from sb3_clanker.normalization import Normalize, Statistics, collect_statistics
-from sb3_clanker.observation import warn_of_lost_precision
+from sb3_clanker.observation import check_precision
 from sb3_clanker.options import ExportOptions
+from sb3_clanker.pipeline import check_pipeline
 from sb3_clanker.policy import OnnxPolicy
 from sb3_clanker.probes import Batch, Probes, draw_observations, gather_probes, take
 from sb3_clanker.reference import Reference, seen_observations
@@ -116,6 +117,7 @@ class Exporter:
         self._dtype: str | None = None
         self._twin: CpuTwin | None = None
         warn_of_inner_normalization(model.get_env())
+        check_pipeline(model, normalization.vec_normalize)
 
     def export(
         self,
@@ -157,7 +159,8 @@ class Exporter:
     def _export(self, mean_reward: float | None, provenance: Provenance) -> ProvenPolicy:
         seconds: dict[str, float] = {}
         policy, statistics = self._model.policy, self._normalization.statistics()
-        warn_of_lost_precision(policy.observation_space, statistics)
+        check_pipeline(self._model, self._normalization.vec_normalize)
+        check_precision(policy.observation_space, statistics)
         actor = self._live_actor(statistics)
         require_target(actor, self._options.target)
         self.check_finite()
