@@ -68,19 +68,31 @@ BEST = Generation.named("best_model")
 FINAL = Generation.named("final_model")
 
 
-def statistics_candidates(zip_path: Path) -> Iterator[Path]:
-    """Where the VecNormalize statistics of a ``.zip`` may lie, by name, the surest first.
+def own_statistics(zip_path: Path) -> Iterator[Path]:
+    """Where VecNormalize statistics lie that are those of a ``.zip`` by their name, the surest first.
 
-    Our own and Stable-Baselines3's names beside the ``.zip``, then those of RL Zoo
-    (https://github.com/DLR-RM/rl-baselines3-zoo: ``logs/ppo/ENV_1/ENV/vecnormalize.pkl``) and of the documentation of
-    Stable-Baselines3 (``vec_normalize.pkl``).
+    Our own and Stable-Baselines3's names beside the ``.zip``, then that of RL Zoo, which writes
+    ``logs/ppo/ENV_1/ENV/vecnormalize.pkl`` together with ``logs/ppo/ENV_1/ENV.zip``
+    (https://github.com/DLR-RM/rl-baselines3-zoo).
     """
-    folder = zip_path.parent
-    yield folder / Generation.named(zip_path.stem).statistics
-    if match := _RL_ZOO_RUN.fullmatch(folder.resolve().name):
-        yield folder / match["env"] / "vecnormalize.pkl"
-    yield folder / "vecnormalize.pkl"
-    yield folder / "vec_normalize.pkl"
+    yield zip_path.parent / Generation.named(zip_path.stem).statistics
+    yield from (path for path in _of_rl_zoo(zip_path) if path.parent.name == zip_path.stem)
+
+
+def other_statistics(zip_path: Path) -> Iterator[Path]:
+    """Where VecNormalize statistics often lie that may be of another policy than that of a ``.zip``.
+
+    RL Zoo's are those of the end of a run, and not of its best or of its checkpoints; the other two names are those of
+    the documentation of Stable-Baselines3 and of its examples.
+    """
+    yield from _of_rl_zoo(zip_path)
+    yield zip_path.with_name("vecnormalize.pkl")
+    yield zip_path.with_name("vec_normalize.pkl")
+
+
+def _of_rl_zoo(zip_path: Path) -> Iterator[Path]:
+    if match := _RL_ZOO_RUN.fullmatch(zip_path.parent.resolve().name):
+        yield zip_path.parent / match["env"] / "vecnormalize.pkl"
 
 
 class Publication:

@@ -17,7 +17,7 @@ from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space
 from torch import nn
 
-from sb3_clanker.errors import NormalizationError, PrecisionWarning
+from sb3_clanker.errors import NormalizationError, PrecisionError, PrecisionWarning
 from sb3_clanker.normalization import Normalize, Statistics
 from sb3_clanker.targets import IMAGE
 from sb3_clanker.tensors import BATCH, LARGEST_BYTE, Layout, TensorSpec
@@ -30,8 +30,10 @@ RESERVED_NAMES = (
 )
 """What the other inputs, the outputs, and the weights without a dot in their name are called."""
 
-_LARGEST_LOSS = 1e-3
-"""Rounding that is worth a warning, in standard deviations."""
+_WORTH_A_WARNING = 1e-3
+"""Rounding, in standard deviations, that moves actions by 1 % of their range at most, and few choices."""
+_WRONG = 1e-2
+"""Rounding that moves 1 in 6 actions by more than 1 % of their range, some by 10 %, and 1 in 250 discrete choices."""
 
 _PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -103,20 +105,47 @@ def observation_inputs(
     ]
 
 
-def warn_of_lost_precision(space: spaces.Space[Any], statistics: Mapping[str | None, Statistics]) -> None:
-    """Warn where float64 observations lie so far from zero, for how little they vary, that float32 cannot tell them."""
+def check_precision(space: spaces.Space[Any], statistics: Mapping[str | None, Statistics]) -> None:
+    """Warn of observations that lie so far from zero, for how little they vary, that float32 hardly tells them apart.
+
+    Only normalization can notice: without it, a policy itself gets float32.
+
+    :raises PrecisionError: actions would be wrong
+    """
     for key, leaf in leaf_spaces(space).items():
-        if key in statistics and isinstance(leaf, spaces.Box) and leaf.dtype == np.float64:
-            of_key = statistics[key]
-            lost = float((np.spacing(np.abs(of_key.mean).astype(np.float32)) / 2 / of_key.deviation).max(initial=0.0))
-            if lost > _LARGEST_LOSS:
-                where = "The observation" if key is None else f"The observation key {key!r}"
-                warnings.warn(
-                    f"{where} is float64 and lies so far from zero that float32, the type of the file's input, rounds "
-                    f"it by {lost:.1g} of its standard deviation. Subtract a constant in the environment.",
-                    PrecisionWarning,
-                    stacklevel=6,
-                )
+        of_key = statistics.get(key)
+        if of_key is None:
+            continue
+        dtype = np.dtype(leaf.dtype if of_key.latest is None else of_key.latest.dtype)
+        if np.can_cast(dtype, np.float32):
+            continue
+        lost, really_lost = _lost(of_key, np.issubdtype(dtype, np.integer))
+        if really_lost > _WRONG:
+            raise PrecisionError(key, really_lost)
+        if lost > _WORTH_A_WARNING:
+            where = "The observation" if key is None else f"The observation key {key!r}"
+            warnings.warn(
+                f"{where} is {dtype} and lies so far from zero that float32, the type of the file's input, rounds "
+                f"it by {lost:.1g} of its standard deviation. Subtract a constant in the environment.",
+                PrecisionWarning,
+                stacklevel=7,
+            )
+
+
+def _lost(statistics: Statistics, whole: bool) -> tuple[float, float]:
+    """By how much float32 rounds observations around their mean, at most, in standard deviations.
+
+    :param whole: whether they are whole numbers, of which float32 holds those below 2**24
+    :return: of all dimensions, and of those that it was seen to round: it may hold a constant exactly
+    """
+    reach = np.abs(statistics.mean) + statistics.deviation
+    spacing = np.spacing(reach.astype(np.float32)).astype(np.float64)
+    lost = np.where(spacing > (1.0 if whole else 0.0), spacing / 2 / statistics.deviation, 0.0)
+    really_lost, latest = lost, statistics.latest
+    if latest is not None:
+        off = np.abs(latest.astype(np.float64) - latest.astype(np.float32)) / statistics.deviation
+        really_lost = np.where((off > _WORTH_A_WARNING).any(axis=0), lost, 0.0)
+    return float(lost.max(initial=0.0)), float(really_lost.max(initial=0.0))
 
 
 def leaf_spaces(space: spaces.Space[Any]) -> dict[str | None, spaces.Space[Any]]:

@@ -182,4 +182,9 @@ def _join(seen: Any, drawn: Any) -> NDArray[Any]:
 
 
 def _through_float32(values: NDArray[Any]) -> NDArray[Any]:
-    return values.astype(np.float32).astype(values.dtype) if values.dtype.kind == "f" else values
+    if np.can_cast(values.dtype, np.float32):
+        return values
+    rounded = values.astype(np.float32)
+    if np.issubdtype(values.dtype, np.integer):  # the largest of a type may be rounded to what it cannot hold
+        rounded = np.minimum(rounded, np.nextafter(np.float32(np.iinfo(values.dtype).max), np.float32(0)))
+    return rounded.astype(values.dtype)

@@ -16,7 +16,9 @@ from sb3_clanker.copying import copy_policy
 from sb3_clanker.environment import warn_of_inner_normalization
 from sb3_clanker.errors import NonFiniteWeightsError, UnsupportedPolicyError
 from sb3_clanker.further import Further
+from sb3_clanker.observation import check_precision
 from sb3_clanker.options import ExportOptions
+from sb3_clanker.pipeline import check_pipeline
 from sb3_clanker.probes import Batch, Probes, draw_observations, gather_probes, take
 from sb3_clanker.reference import Reference, seen_observations
 from sb3_clanker.statistics import Normalization
@@ -36,6 +38,7 @@ class Subject:
     :param normalization: what it was trained with
     :param options: options of the export
     :raises UnsupportedPolicyError: not an algorithm, or one without a policy
+    :raises UnsupportedWrapperError: a wrapper of its environment changes observations in a way that cannot be folded in
     """
 
     def __init__(self, model: BaseAlgorithm, normalization: Normalization, options: ExportOptions) -> None:
@@ -46,6 +49,7 @@ class Subject:
         self._drawn: dict[int, Batch] = {}
         self._twin: CpuTwin | None = None
         warn_of_inner_normalization(model.get_env())
+        check_pipeline(model, normalization.vec_normalize)
 
     @contextmanager
     def untouched(self) -> Iterator[None]:
@@ -59,6 +63,17 @@ class Subject:
     def is_standard(self) -> bool:
         """Whether the policy runs no code of a user."""
         return is_standard(self.model.policy)
+
+    def check(self) -> None:
+        """Refuse what no file can do, or should: it may come up while training goes on.
+
+        :raises UnsupportedWrapperError: a wrapper changes observations
+        :raises PrecisionError: float32 cannot tell observations apart
+        :raises NonFiniteWeightsError: the policy has diverged
+        """
+        check_pipeline(self.model, self.normalization.vec_normalize)
+        check_precision(self.model.policy.observation_space, self.normalization.statistics())
+        self.check_finite()
 
     def check_finite(self) -> None:
         """Refuse a policy that has diverged, in whichever of its networks.
