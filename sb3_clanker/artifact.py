@@ -144,8 +144,8 @@ class Publication:
                 raise PublicationError(self._folder / name, "it is a folder")
         for name, temporary in list(self._staged.items()):
             path = self._folder / name
-            is_new = not path.exists()
             try:
+                is_new = not path.exists()
                 temporary.replace(path)
             except OSError as error:
                 raise PublicationError(path, str(error)) from error

@@ -1,4 +1,4 @@
-"""The folder that a training writes to: whose it is, what lies in it from before, and what may go."""
+"""The folder that a training writes to: what lies in it from before, and what an interruption left."""
 
 from __future__ import annotations
 

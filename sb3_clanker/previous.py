@@ -28,12 +28,12 @@ def set_aside(folder: Path, names: Sequence[str], previous: Path | None = None) 
     """
     if not names:
         return previous
+    put_back(folder)
     moving = folder / _MOVING
     try:
         if previous is None:
             moving.mkdir()
-            numbered = (folder / f"previous_{number}" for number in itertools.count(1))
-            previous = next(path for path in numbered if not path.exists())
+            previous = _next(folder)
         else:
             previous.rename(moving)
         for name in names:
@@ -55,10 +55,18 @@ def set_aside(folder: Path, names: Sequence[str], previous: Path | None = None) 
 
 
 def put_back(folder: Path) -> None:
-    """Undo what was interrupted while files were set aside; nothing is overwritten."""
+    """Undo what was interrupted while files were set aside; what there is a new one of is not overwritten."""
     moving = folder / _MOVING
-    with suppress(OSError):  # what cannot be put back lies there still
+    with suppress(OSError):  # there is nothing to undo; or what cannot be put back lies there still
         for path in list(moving.iterdir()):
             if not (folder / path.name).exists():
                 path.rename(folder / path.name)
-        moving.rmdir()
+        if any(moving.iterdir()):
+            moving.rename(_next(folder))
+        else:
+            moving.rmdir()
+
+
+def _next(folder: Path) -> Path:
+    numbered = (folder / f"previous_{number}" for number in itertools.count(1))
+    return next(path for path in numbered if not path.exists())

@@ -78,6 +78,19 @@ def test_what_is_interrupted_is_undone(
     assert names(folder) == ["a", "b", "c", "d"]
 
 
+def test_what_cannot_be_put_back_gets_a_number(folder: Path) -> None:
+    moving = folder / ".sb3_clanker-previous"
+    moving.mkdir()
+    for name in ("a", "e"):
+        (moving / name).write_text("of before")
+    set_aside(folder, ["b"])
+    assert (folder / "previous_1" / "a").read_text() == "of before"
+    assert (folder / "a").read_text() == "a"
+    assert (folder / "e").read_text() == "of before"
+    assert names(folder / "previous_2") == ["b"]
+    assert names(folder) == ["a", "c", "d", "e", "previous_1", "previous_2"]
+
+
 def test_a_second_training_loses_no_byte_of_the_first(tmp_path: Path) -> None:
     train(tmp_path, 40, save_freq=20)
     first = contents(tmp_path)
