@@ -41,6 +41,12 @@ class Generation:
     statistics: str
     replay_buffer: str
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Names of all files that there may be."""
+        stem = self.stem
+        return f"{stem}.zip", self.statistics, self.replay_buffer, vectors_path(Path(stem)).name, f"{stem}.onnx"
+
     @classmethod
     def named(cls, stem: str) -> Generation:
         """The files around ``stem``, a checkpoint's as ``CheckpointCallback`` calls them, or any other's."""
@@ -106,6 +112,8 @@ class Publication:
     ...     publication.commit()
 
     :param folder: an existing folder
+    :ivar published: the files that got their names, in order
+    :ivar replaced: those of them in whose place there was a file before
     :param durable: whether to wait until the disk has them, so that they outlast a power cut from that moment on. The
         operating system writes them within seconds anyway; waiting takes longer than all the rest of an export.
     """
@@ -115,6 +123,7 @@ class Publication:
         self._temporaries: list[Path] = []
         self._staged: dict[str, Path] = {}
         self.published: list[Path] = []
+        self.replaced: list[Path] = []
 
     def stage(self, name: str, write: Callable[[BufferedWriter], object]) -> Path:
         """Write a file under a temporary name.
@@ -146,12 +155,16 @@ class Publication:
             if os.path.isdir(self._folder / name):  # noqa: PTH112 - false, not an error, for an impossible name
                 raise PublicationError(self._folder / name, "it is a folder")
         for name, temporary in list(self._staged.items()):
+            path = self._folder / name
             try:
-                temporary.replace(self._folder / name)
+                is_new = not path.exists()
+                temporary.replace(path)
             except OSError as error:
-                raise PublicationError(self._folder / name, str(error)) from error
+                raise PublicationError(path, str(error)) from error
             del self._staged[name]
-            self.published.append(self._folder / name)
+            self.published.append(path)
+            if not is_new:
+                self.replaced.append(path)
 
     def __enter__(self) -> Self:
         return self
@@ -174,7 +187,7 @@ def ensure_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         probe.touch(exist_ok=False)
         probe.unlink()
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a name that no folder can have
         raise PublicationError(folder, str(error)) from error
 
 

@@ -295,17 +295,35 @@ class PublicationError(ClankerError, OSError):
         )
 
 
+class UnsavableTrainingError(ClankerError, TypeError):
+    """Something of a training cannot be pickled, so that no checkpoint of it could ever be whole.
+
+    :ivar what: the part that cannot
+    """
+
+    def __init__(self, what: str, problem: str) -> None:
+        self.what = what
+        super().__init__(
+            f"{what} cannot be saved: {problem}. Remove what cannot be pickled, or leave it out in __getstate__."
+        )
+
+
 class FolderInUseError(ClankerError, OSError):
     """Another training writes to the folder.
 
     :ivar path: the folder
+    :ivar process_id: the process that trains there, None where nothing tells
+    :ivar host: the machine of that process, None where it is this one
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, process_id: int | None = None, host: str | None = None) -> None:
         self.path = path
+        self.process_id = process_id
+        self.host = host
+        process = "" if process_id is None else f" (process {process_id}{f' on {host}' if host else ''})"
         super().__init__(
-            f"{path}: another training writes its files here, and the two would overwrite each other's. "
-            "Give each training a folder of its own."
+            f"{path}: another training{process} writes its files here, and the two would overwrite each other's. "
+            'Give each training a folder of its own, as save_path="runs/{run}" does.'
         )
 
 
