@@ -7,12 +7,10 @@ observation before, unscaling or clipping of the action after. No policy is writ
 
 from __future__ import annotations
 
-import copyreg
 import io
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-import cloudpickle
 import numpy as np
 import torch as th
 from gymnasium import spaces
@@ -20,14 +18,15 @@ from numpy.typing import NDArray
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import get_action_dim
 from torch import nn
-from torch.nn.utils import parametrize
 
+from sb3_clanker.compiled import uncompiled, uncompiled_name
 from sb3_clanker.errors import UnsupportedPolicyError, UnsupportedSpaceError
 from sb3_clanker.further import further_outputs
 from sb3_clanker.labels import label_action, label_observations
 from sb3_clanker.normalization import Statistics
 from sb3_clanker.observation import observation_inputs
 from sb3_clanker.options import ExportOptions
+from sb3_clanker.pickling import PolicyPickling, refusal
 from sb3_clanker.targets import feeds_float_images
 from sb3_clanker.tensors import BATCH, DictSpace, LeafSpace, TensorSpec, action_dim, describe_space
 
@@ -130,8 +129,9 @@ class Actor(nn.Module):
         )
 
     def tensors(self) -> dict[str, th.Tensor]:
-        """Every parameter and buffer by name, live, not copied."""
-        return {**dict(self.named_parameters()), **dict(self.named_buffers())}
+        """Every parameter and buffer by name, live, not copied; of compiled modules by the names of the originals."""
+        tensors = (*self.named_parameters(), *self.named_buffers())
+        return {uncompiled_name(name): tensor for name, tensor in tensors}
 
     def _further_inputs(self) -> tuple[TensorSpec, ...]:
         return ()
@@ -199,6 +199,7 @@ class RecurrentActor(Actor):
 
 def make_actor(policy: BasePolicy, statistics: Mapping[str | None, Statistics], options: ExportOptions) -> Actor:
     """The actor for a policy; parameters and errors as for :class:`Actor`."""
+    policy = uncompiled(policy)
     actors = {_MASKABLE: MaskableActor, _RECURRENT: RecurrentActor}
     return actors.get(_standard(policy).__module__, Actor)(policy, statistics, options)
 
@@ -227,27 +228,19 @@ def copy_policy(policy: PolicyT) -> PolicyT:
     """Copy a policy to the CPU, whatever state training has left it in.
 
     By pickling: ``copy.deepcopy`` refuses the tensors that training leaves in distributions.
+
+    :raises UnsupportedPolicyError: a part of it cannot be pickled; it is named
     """
     buffer = io.BytesIO()
-    th.save(policy, buffer, pickle_module=_Pickling)
-    buffer.seek(0)
-    copy: PolicyT = th.load(buffer, map_location="cpu", weights_only=False)
+    try:
+        th.save(policy, buffer, pickle_module=PolicyPickling)
+        buffer.seek(0)
+        copy: PolicyT = th.load(buffer, map_location="cpu", weights_only=False)
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever pickle, torch or a part of the policy raises
+        raise refusal(policy, error) from error
     return copy
-
-
-class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """Pickles modules with parametrizations (weight norm and the like) too, whose own ``__getstate__`` refuses."""
-
-    def reducer_override(self, obj: Any) -> Any:
-        if isinstance(obj, nn.Module) and parametrize.is_parametrized(obj):
-            return copyreg.__newobj__, (type(obj),), obj.__dict__  # type: ignore[attr-defined]
-        return super().reducer_override(obj)
-
-
-class _Pickling:
-    """What ``torch.save`` takes for a pickle module."""
-
-    Pickler = _Pickler
 
 
 def _process_step(
@@ -264,11 +257,14 @@ def _process_step(
 
 def _standard(policy: BasePolicy) -> type[BasePolicy]:
     """The class whose ``predict`` a policy should have; by name, as sb3-contrib is an extra."""
-    return next((base for base in type(policy).__mro__ if base.__module__ in (_MASKABLE, _RECURRENT)), BasePolicy)
+    classes = type(uncompiled(policy)).__mro__
+    return next((base for base in classes if base.__module__ in (_MASKABLE, _RECURRENT)), BasePolicy)
 
 
 def _check_predict(policy: BasePolicy) -> None:
-    if type(policy).predict is not _standard(policy).predict:
+    predict = uncompiled(policy.predict)  # it may stand in the policy itself
+    standard = getattr(predict, "__func__", None) is _standard(policy).predict
+    if not standard or predict.__self__ is not policy:
         raise UnsupportedPolicyError(
             type(policy).__qualname__,
             "it overrides predict(), and what it does there would be missing from the file",

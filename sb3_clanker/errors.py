@@ -209,16 +209,17 @@ class UnsupportedOpsetError(ClankerError, ValueError):
 
 
 class NonFiniteWeightsError(ClankerError, ValueError):
-    """The policy has diverged: a weight is infinite or not a number.
+    """The policy has diverged: a weight is infinite or not a number, or a buffer that it saves not a number.
 
     :ivar tensor: name of the first such tensor
     """
 
-    def __init__(self, tensor: str) -> None:
+    def __init__(self, tensor: str, *, buffer: bool = False) -> None:
         self.tensor = tensor
         super().__init__(
-            f"{tensor} holds values that are infinite or not a number: training has diverged. "
+            f"{tensor} holds values that are {'' if buffer else 'infinite or '}not a number: training has diverged. "
             "Go back to the last good checkpoint."
+            + (" If they are meant, register the buffer with persistent=False." if buffer else "")
         )
 
 

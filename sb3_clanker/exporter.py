@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch as th
@@ -19,6 +19,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 
 from sb3_clanker.actor import Actor, copy_policy, make_actor, masked_choices
+from sb3_clanker.compiled import uncompiled, uncompiled_name
 from sb3_clanker.container import join_container
 from sb3_clanker.environment import warn_of_inner_normalization, wrapper_names
 from sb3_clanker.errors import NonFiniteWeightsError, NoVectorsWarning, UnsupportedPolicyError, ValidationError
@@ -200,7 +201,7 @@ class Exporter:
         self, actor: Actor, ir_version: int, predict_dtype: str, training: TrainingRecord, provenance: Provenance
     ) -> PolicyMetadata:
         """The record, but for what the proof will tell."""
-        policy = self._model.policy
+        policy = uncompiled(self._model.policy)
         return PolicyMetadata(
             algorithm=type(self._model).__name__,
             policy_class=f"{type(policy).__module__}.{type(policy).__qualname__}",
@@ -259,12 +260,18 @@ class Exporter:
     def check_finite(self) -> None:
         """Refuse a policy that has diverged, in whichever of its networks.
 
+        In a buffer, infinity may well be meant (a mask, a bound), and anything in one that is not saved.
+
         :raises NonFiniteWeightsError: it has
         """
-        for name, parameter in self._model.policy.named_parameters():
-            total = np.add.reduce(parameter.detach().cpu().float().numpy(), axis=None)  # quick; wakes no thread
-            if not np.isfinite(total) and not parameter.isfinite().all():  # a sum may overflow
-                raise NonFiniteWeightsError(name)
+        policy = self._model.policy
+        for name, parameter in policy.named_parameters():
+            if not np.isfinite(_total(parameter)) and not parameter.isfinite().all():  # a sum may overflow
+                raise NonFiniteWeightsError(uncompiled_name(name))
+        saved = policy.state_dict()
+        for name, buffer in policy.named_buffers():
+            if name in saved and buffer.is_floating_point() and np.isnan(_total(buffer)) and buffer.isnan().any():
+                raise NonFiniteWeightsError(uncompiled_name(name), buffer=True)
 
     def reference(self, further: Further | None = None) -> Reference:
         """Stable-Baselines3's own ``predict`` on raw observations; on the CPU, wherever the policy is."""
@@ -333,6 +340,13 @@ def check_algorithm(model: object) -> None:
         raise UnsupportedPolicyError(
             type(model).__qualname__, "it has no policy yet", "Make it with _init_setup_model=True, the default."
         )
+
+
+def _total(tensor: th.Tensor) -> np.floating[Any]:
+    """The sum of a tensor: quick, and wakes no thread."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        total: np.floating[Any] = np.add.reduce(tensor.detach().cpu().float().numpy(), axis=None)
+    return total
 
 
 def _n_samples(n_parameters: int) -> int:

@@ -20,6 +20,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.save_util import load_from_zip_file
 
 from sb3_clanker.artifact import pair_with_zip
+from sb3_clanker.compiled import uncompiled
 from sb3_clanker.errors import CheckpointError, MissingDependencyError, MissingFileError, OptionError
 
 
@@ -117,7 +118,7 @@ def holds_policy_of(path: Path, model: BaseAlgorithm) -> bool:
             saved = th.load(io.BytesIO(archive.read("policy.pth")), map_location="cpu", weights_only=True)
     except Exception:  # anything else than a readable .zip is not the file of this model
         return False
-    live = model.policy.state_dict()
+    live = uncompiled(model.policy).state_dict()  # as Stable-Baselines3 saves it
     return (
         isinstance(saved, dict)
         and set(saved) == set(live)

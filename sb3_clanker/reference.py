@@ -20,6 +20,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 
 from sb3_clanker.actor import copy_policy
+from sb3_clanker.compiled import eager
 from sb3_clanker.environment import FrameStack
 from sb3_clanker.further import Further
 from sb3_clanker.probes import Batch, batch_size, take
@@ -83,7 +84,7 @@ class Reference:
         :param observation: raw observations
         :param context: what else ``predict`` takes: ``state``, ``episode_start``, ``action_masks``
         """
-        with _modes_kept(self._modules):
+        with _modes_kept(self._modules), eager():
             return self._act(self._predictor, observation, context)
 
     def perturbed(self, observations: Batch, **context: Any) -> list[Prediction]:

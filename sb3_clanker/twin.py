@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.policies import BasePolicy
 
 from sb3_clanker.actor import copy_policy
+from sb3_clanker.compiled import uncompiled_name
 
 LOOSE = 0.02
 """Difference that the arithmetic of an accelerator may make, in units of half the range of a Box."""
@@ -40,7 +41,8 @@ class CpuTwin:
 
     def update(self) -> None:
         """Copy the live weights and buffers."""
-        live = {**dict(self._live.named_parameters()), **dict(self._live.named_buffers())}
+        named = (*self._live.named_parameters(), *self._live.named_buffers())
+        live = {uncompiled_name(name): tensor for name, tensor in named}
         with th.no_grad():
             for name, tensor in (*self.policy.named_parameters(), *self.policy.named_buffers()):
                 tensor.copy_(live[name])

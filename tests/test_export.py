@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from sb3_contrib import CrossQ
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.policies import ActorCriticPolicy
 
@@ -163,6 +164,17 @@ def test_validation_holds_a_file_against_a_model(tmp_path: Path) -> None:
     assert caught.value.report.cross_check is not None
 
 
+@pytest.mark.parametrize(
+    ("values", "persistent"), [([-th.inf, 0.0], True), ([th.inf, -th.inf], True), ([th.nan, 0.0], False)]
+)
+def test_a_buffer_may_hold_what_is_no_sign_of_divergence(values: list[float], persistent: bool, tmp_path: Path) -> None:
+    """A mask, bounds that nothing has reached yet, a cache that is not saved."""
+    model = make_model()
+    model.policy.register_buffer("kept", th.tensor(values), persistent)
+    model.policy.register_buffer("counts", th.tensor([1, 2]))
+    assert export_policy(model, tmp_path / "policy").validation.passed
+
+
 def _not_an_algorithm(tmp_path: Path) -> Any:
     return lambda: export_policy("PPO", tmp_path / "x")  # type: ignore[arg-type]
 
@@ -197,6 +209,12 @@ def _diverged(tmp_path: Path) -> Any:
     return lambda: export_policy(model, tmp_path / "x")
 
 
+def _diverged_statistics(tmp_path: Path) -> Any:
+    model: Any = make_model(CrossQ)
+    model.policy.critic.qf0[0].ra_mean[1] = th.nan
+    return lambda: export_policy(model, tmp_path / "x")
+
+
 def _folder_in_the_way(tmp_path: Path) -> Any:
     (tmp_path / "x.onnx").mkdir()
     return lambda: export_policy(make_model(), tmp_path / "x")
@@ -217,6 +235,13 @@ def _file_for_a_folder(tmp_path: Path) -> Any:
         (_statistics_of_another_shape, NormalizationError, ValueError, r"have the shape \(5,\).*observes \(3,\)"),
         (_operator_in_the_way, UnsupportedOpsetError, ValueError, "cannot be written in opset 17: it needs Mish"),
         (_diverged, NonFiniteWeightsError, ValueError, "training has diverged"),
+        (
+            _diverged_statistics,
+            NonFiniteWeightsError,
+            ValueError,
+            r"^critic\.qf0\.0\.ra_mean holds values that are not a number: training has diverged\. Go back to the "
+            r"last good checkpoint\. If they are meant, register the buffer with persistent=False\.$",
+        ),
         (_folder_in_the_way, PublicationError, OSError, "it is a folder"),
         (_file_for_a_folder, PublicationError, OSError, "cannot be written"),
     ],
