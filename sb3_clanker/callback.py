@@ -31,6 +31,7 @@ from sb3_clanker.export import ExportFailure, ExportReport
 from sb3_clanker.exporter import Exporter
 from sb3_clanker.folder import Checkpoint, TrainingFolder, keep_newest
 from sb3_clanker.options import ExportOptions
+from sb3_clanker.paths import local_path
 from sb3_clanker.statistics import Normalization, resolve_normalization
 
 _logger = logging.getLogger("sb3_clanker")
@@ -122,7 +123,7 @@ class OnnxCheckpointCallback(BaseCallback):
             raise OptionError("name_prefix", name_prefix, "the beginning of a file name, without a folder")
         if eval_env is None and (callback_on_new_best or callback_after_eval or log_path):
             raise OptionError("eval_env", None, "an environment, as callbacks or a log of evaluations were asked for")
-        self.save_path = Path(save_path).absolute()  # the training may change its working directory
+        self.save_path = local_path(save_path, "save_path").absolute()  # the training may change its working directory
         self.save_freq = save_freq
         self.name_prefix = name_prefix
         self.save_replay_buffer = save_replay_buffer

@@ -170,6 +170,20 @@ class MissingFileError(ClankerError, FileNotFoundError):
         super().__init__(f"{path}: there is no such {what}. Check the path.")
 
 
+class RemotePathError(ClankerError, ValueError):
+    """A URL was given in place of a path.
+
+    :ivar url: what was given
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        super().__init__(
+            f"{url}: this is a URL, and files are read and written by paths of this machine alone. Use a local folder "
+            "and copy from or to the storage, or mount the storage and name the folder where it is mounted."
+        )
+
+
 class UnreadableFileError(ClankerError, OSError):
     """A file that was named is there, and cannot be read.
 

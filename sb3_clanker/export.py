@@ -19,6 +19,7 @@ from sb3_clanker.metadata import (
     read_file,
 )
 from sb3_clanker.options import ExportOptions, FurtherOutput
+from sb3_clanker.paths import local_path
 from sb3_clanker.report import ValidationReport
 from sb3_clanker.statistics import Normalization, NormalizationSource, resolve_normalization
 from sb3_clanker.validation import prove
@@ -112,7 +113,7 @@ def validate_policy(
     :raises PolicyFileError: the file is damaged or not one of this package
     """
     check_algorithm(model)
-    path = Path(path)
+    path = local_path(path)
     data = read_file(path)
     metadata = parse(data, path)
     normalization = resolve_normalization(model, vec_normalize, _own_zip(path, model))
@@ -165,9 +166,11 @@ def write_policy(
 def onnx_path(path: str | Path) -> Path:
     """Where a file will be written: ``path``, with ``.onnx`` added where it is missing.
 
+    :raises OptionError: it is no path
+    :raises RemotePathError: it is a URL
     :raises PublicationError: there is a folder of that name
     """
-    path = Path(path)
+    path = local_path(path)
     if not path.name:
         raise PublicationError(path, "it is a folder")
     path = path if path.suffix == ".onnx" else path.with_name(f"{path.name}.onnx")

@@ -22,6 +22,7 @@ from stable_baselines3.common.save_util import load_from_zip_file
 from sb3_clanker.artifact import pair_with_zip
 from sb3_clanker.compiled import uncompiled
 from sb3_clanker.errors import CheckpointError, MissingDependencyError, MissingFileError, OptionError
+from sb3_clanker.paths import local_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +83,7 @@ def load_algorithm(path: str | Path, algo: str | None = None) -> BaseAlgorithm:
     :raises OptionError: there is no such algorithm
     :raises MissingDependencyError: the algorithm is of sb3-contrib, which is not installed
     """
-    path = Path(path)
+    path = local_path(path)
     if algo is not None and algo not in ALGORITHMS:
         raise OptionError("algo", algo, f"one of {', '.join(ALGORITHMS)}")
     data = _read(path)
