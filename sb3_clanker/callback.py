@@ -30,7 +30,7 @@ from sb3_clanker.evaluation import OnNewBest, continue_log, evaluation_of, is_on
 from sb3_clanker.export import ExportFailure, ExportReport
 from sb3_clanker.exporter import Exporter
 from sb3_clanker.folder import Checkpoint, TrainingFolder, keep_newest
-from sb3_clanker.options import ExportOptions
+from sb3_clanker.options import ExportOptions, OptionsSource, as_options
 from sb3_clanker.paths import local_path
 from sb3_clanker.statistics import Normalization, resolve_normalization
 
@@ -79,7 +79,7 @@ class OnnxCheckpointCallback(BaseCallback):
     :param save_final: whether to write ``final_model`` at the end of training
     :param on_error: what a failed export does after the first step: ``"warn"`` logs and counts it, and training goes
         on; ``"raise"`` raises
-    :param options: options of every export
+    :param options: options of every export; also as a mapping, as a YAML file gives it
     :param verbose: 0 for no output, 1 for evaluations and exports, 2 for debug messages
     :raises OptionError: a value is out of its range
     :ivar reports: what each export did, in order
@@ -108,7 +108,7 @@ class OnnxCheckpointCallback(BaseCallback):
         keep_last: int | None = None,
         save_final: bool = True,
         on_error: Literal["warn", "raise"] = "warn",
-        options: ExportOptions = ExportOptions(),
+        options: OptionsSource = ExportOptions(),
         verbose: int = 0,
     ) -> None:
         super().__init__(verbose=verbose)
@@ -130,7 +130,7 @@ class OnnxCheckpointCallback(BaseCallback):
         self.keep_last = keep_last
         self.save_final = save_final
         self.on_error = on_error
-        self.options = options
+        self.options = as_options(options)
         self.reports: list[ExportReport] = []
         self.failures: list[ExportFailure] = []
         self.evaluation: EvalCallback | None = None

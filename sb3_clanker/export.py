@@ -18,7 +18,7 @@ from sb3_clanker.metadata import (
     parse,
     read_file,
 )
-from sb3_clanker.options import ExportOptions, FurtherOutput
+from sb3_clanker.options import ExportOptions, FurtherOutput, OptionsSource, as_options
 from sb3_clanker.paths import local_path
 from sb3_clanker.report import ValidationReport
 from sb3_clanker.statistics import Normalization, NormalizationSource, resolve_normalization
@@ -65,7 +65,7 @@ def export_policy(
     path: str | Path,
     *,
     vec_normalize: NormalizationSource = "auto",
-    options: ExportOptions = ExportOptions(),
+    options: OptionsSource = ExportOptions(),
 ) -> ExportReport:
     """Write the policy of an algorithm as one proven ``.onnx`` file.
 
@@ -74,7 +74,7 @@ def export_policy(
     :param vec_normalize: the normalization that the policy was trained with: ``"auto"`` is the one the model trains
         with, or for a loaded model the statistics that lie beside its ``.zip``, which must lie beside ``path`` and have
         its name; or a ``VecNormalize``, the path of saved statistics, or None for certainly none
-    :param options: see :class:`ExportOptions`
+    :param options: see :class:`ExportOptions`; also as a mapping
     :return: what was done and measured
     :raises UnsupportedPolicyError: not an algorithm, or a policy that cannot be exported
     :raises UnsupportedSpaceError: a space has no place in the file format
@@ -89,7 +89,7 @@ def export_policy(
     0.0
     """
     check_algorithm(model)
-    path = onnx_path(path)
+    options, path = as_options(options), onnx_path(path)
     zip_path = _own_zip(path, model)
     normalization = resolve_normalization(model, vec_normalize, zip_path)
     return write_policy(model, path, normalization, zip_path, options)
@@ -100,7 +100,7 @@ def validate_policy(
     model: BaseAlgorithm,
     *,
     vec_normalize: NormalizationSource = "auto",
-    options: ExportOptions = ExportOptions(),
+    options: OptionsSource = ExportOptions(),
 ) -> ValidationReport:
     """Prove again that a file does what a policy does.
 
@@ -113,7 +113,7 @@ def validate_policy(
     :raises PolicyFileError: the file is damaged or not one of this package
     """
     check_algorithm(model)
-    path = local_path(path)
+    options, path = as_options(options), local_path(path)
     data = read_file(path)
     metadata = parse(data, path)
     normalization = resolve_normalization(model, vec_normalize, _own_zip(path, model))
