@@ -98,11 +98,13 @@ def load_algorithm(path: str | Path, algo: str | None = None) -> BaseAlgorithm:
     data = _read(path)
     cls = _import_class(algo or _recognise(path, data))
     try:
-        return cls.load(path, device="cpu", custom_objects=dict(_WITHOUT_BUFFER))
+        model = cls.load(path, device="cpu", custom_objects=dict(_WITHOUT_BUFFER))
+        model.num_timesteps = int(model.num_timesteps)
     except Exception as error:  # whatever the file makes Stable-Baselines3 raise
         raise CheckpointError(
             path, f"{cls.__name__} cannot load it ({type(error).__name__}: {error})", "Is it of another algorithm?"
         ) from error
+    return model
 
 
 def class_of(path: Path, name: str) -> type[BaseAlgorithm]:

@@ -13,6 +13,9 @@ from sb3_clanker.targets import TargetName, known_target
 
 SUPPORTED_OPSETS = range(17, 24)
 
+_MOST = 100_000
+"""Observations and vectors that may be asked for: they are drawn at once."""
+
 FurtherOutput = Literal["distribution", "value", "q_values"]
 Labels: TypeAlias = Sequence[str]
 
@@ -82,6 +85,8 @@ class ExportOptions:
             value = getattr(self, option)
             if value is not None and (type(value) is not int or value < 1):
                 raise OptionError(option, value, "a positive integer, or None")
+            if value is not None and value > _MOST:
+                raise OptionError(option, value, f"{_MOST:,} at most, or None")
         if not isinstance(self.channels_last, bool):
             raise OptionError("channels_last", self.channels_last, "True or False")
         known, asked = get_args(FurtherOutput), self.further_outputs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import warnings
 from collections.abc import Mapping
@@ -79,7 +80,7 @@ def resolve_normalization(
     if env is not None:
         return Normalization(vec_normalize=model.get_vec_normalize_env(), stacks=stacks)
     for candidate in statistics_candidates(zip_path) if zip_path else ():
-        if candidate.is_file():
+        if os.path.isfile(candidate):  # noqa: PTH113 - false, not an error, for a name that no file can have
             return _from_file(candidate, stacks)
     warnings.warn(
         "It is unknown whether this policy was trained with VecNormalize: the model has no environment, and no "
@@ -97,7 +98,7 @@ def load_statistics(path: Path) -> VecNormalize:
     :raises MissingFileError: there is no such file
     :raises NormalizationError: it holds no VecNormalize
     """
-    if not path.is_file():
+    if not os.path.isfile(path):  # noqa: PTH113 - false, not an error, for a name that no file can have
         raise MissingFileError(path, "file of VecNormalize statistics")
     try:
         with path.open("rb") as file:
