@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,7 +12,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_clanker.actor import make_actor
 from sb3_clanker.artifact import Publication, ensure_folder, pair_with_zip, vectors_path
-from sb3_clanker.errors import PublicationError
+from sb3_clanker.compiled import uncompiled
+from sb3_clanker.errors import ClankerError, PublicationError, UnsupportedPolicyError
 from sb3_clanker.exporter import Exporter, check_algorithm
 from sb3_clanker.loading import holds_policy_of
 from sb3_clanker.metadata import (
@@ -76,7 +79,9 @@ def export_policy(
         its name; or a ``VecNormalize``, the path of saved statistics, or None for certainly none
     :param options: see :class:`ExportOptions`; also as a mapping
     :return: what was done and measured
-    :raises UnsupportedPolicyError: not an algorithm, or a policy that cannot be exported
+    :raises UnsupportedPolicyError: not an algorithm, or a policy that cannot be exported or whose own code fails
+    :raises OptionError: an option cannot be used, ``path`` is no path, or ``vec_normalize`` none of what it may be
+    :raises RemotePathError: ``path`` is a URL
     :raises UnsupportedSpaceError: a space has no place in the file format
     :raises NormalizationError: the statistics are of another policy
     :raises UnsupportedOpsetError: an operator does not exist in the opset that was asked for
@@ -90,9 +95,10 @@ def export_policy(
     """
     check_algorithm(model)
     options, path = as_options(options), onnx_path(path)
-    zip_path = _own_zip(path, model)
-    normalization = resolve_normalization(model, vec_normalize, zip_path)
-    return write_policy(model, path, normalization, zip_path, options)
+    with typed_errors(model):
+        zip_path = _own_zip(path, model)
+        normalization = resolve_normalization(model, vec_normalize, zip_path)
+        return write_policy(model, path, normalization, zip_path, options)
 
 
 def validate_policy(
@@ -116,8 +122,27 @@ def validate_policy(
     options, path = as_options(options), local_path(path)
     data = read_file(path)
     metadata = parse(data, path)
-    normalization = resolve_normalization(model, vec_normalize, _own_zip(path, model))
-    return check_policy(data, metadata, model, normalization, options)
+    with typed_errors(model):
+        normalization = resolve_normalization(model, vec_normalize, _own_zip(path, model))
+        return check_policy(data, metadata, model, normalization, options)
+
+
+@contextmanager
+def typed_errors(model: BaseAlgorithm) -> Iterator[None]:
+    """Turn whatever a policy's own code raises while it is exported into an error of this package.
+
+    :raises UnsupportedPolicyError: it raised something
+    """
+    try:
+        yield
+    except (ClankerError, MemoryError, Warning):  # a warning is an error only where the caller made it one
+        raise
+    except Exception as error:
+        raise UnsupportedPolicyError(
+            type(uncompiled(model.policy)).__qualname__,
+            f"{type(error).__name__}: {error}",
+            "See whether model.predict() works on a raw observation; if it does, this is a mistake of sb3_clanker.",
+        ) from error
 
 
 def check_policy(
@@ -171,7 +196,7 @@ def onnx_path(path: str | Path) -> Path:
     :raises PublicationError: there is a folder of that name
     """
     path = local_path(path)
-    if not path.name:
+    if path.name in ("", ".."):
         raise PublicationError(path, "it is a folder")
     path = path if path.suffix == ".onnx" else path.with_name(f"{path.name}.onnx")
     try:

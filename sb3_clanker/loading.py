@@ -126,8 +126,8 @@ def class_of(path: Path, name: str) -> type[BaseAlgorithm]:
 def holds_policy_of(path: Path, model: BaseAlgorithm) -> bool:
     """Whether a ``.zip`` holds the very weights of a model. Runs no code of the file, nor unpacks more than these."""
     live = uncompiled(model.policy).state_dict()  # as Stable-Baselines3 saves it
-    most = sum(tensor.nbytes + _OVERHEAD for tensor in live.values() if isinstance(tensor, th.Tensor)) + _OVERHEAD
     try:
+        most = sum(tensor.nbytes + _OVERHEAD for tensor in live.values() if isinstance(tensor, th.Tensor)) + _OVERHEAD
         saved = _read_weights(path, most)
         return set(saved) == set(live) and all(th.equal(saved[name], live[name].cpu()) for name in live)
     except Exception:  # anything else than a readable .zip is not the file of this model
