@@ -7,9 +7,8 @@ observation before, unscaling or clipping of the action after. No policy is writ
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch as th
@@ -26,14 +25,11 @@ from sb3_clanker.labels import label_action, label_observations
 from sb3_clanker.normalization import Statistics
 from sb3_clanker.observation import observation_inputs
 from sb3_clanker.options import ExportOptions
-from sb3_clanker.pickling import PolicyPickling, refusal
 from sb3_clanker.targets import feeds_float_images
 from sb3_clanker.tensors import BATCH, DictSpace, LeafSpace, TensorSpec, action_dim, describe_space
 
 _MASKABLE = "sb3_contrib.common.maskable.policies"
 _RECURRENT = "sb3_contrib.common.recurrent.policies"
-
-PolicyT = TypeVar("PolicyT", bound=BasePolicy)
 
 
 class Actor(nn.Module):
@@ -170,8 +166,11 @@ class RecurrentActor(Actor):
 
     def _act(self, observation: th.Tensor | dict[str, th.Tensor], context: dict[str, Any]) -> tuple[th.Tensor, ...]:
         policy: Any = self.policy
-        policy._process_sequence = _process_step  # an actor is only ever run on a copy of the policy
-        action, state = policy._predict(observation, deterministic=True, **context)
+        policy._process_sequence = _process_step  # shadows the method of the class
+        try:
+            action, state = policy._predict(observation, deterministic=True, **context)
+        finally:
+            del policy._process_sequence
         return (self._finish(action), *state)
 
     def _further_inputs(self) -> tuple[TensorSpec, ...]:
@@ -222,25 +221,6 @@ def masked_choices(policy: BasePolicy) -> tuple[int, ...]:
     if isinstance(space, spaces.Discrete):
         return (int(space.n),)
     return tuple(map(int, space.nvec)) if isinstance(space, spaces.MultiDiscrete) else (2,) * get_action_dim(space)
-
-
-def copy_policy(policy: PolicyT) -> PolicyT:
-    """Copy a policy to the CPU, whatever state training has left it in.
-
-    By pickling: ``copy.deepcopy`` refuses the tensors that training leaves in distributions.
-
-    :raises UnsupportedPolicyError: a part of it cannot be pickled; it is named
-    """
-    buffer = io.BytesIO()
-    try:
-        th.save(policy, buffer, pickle_module=PolicyPickling)
-        buffer.seek(0)
-        copy: PolicyT = th.load(buffer, map_location="cpu", weights_only=False)
-    except MemoryError:
-        raise
-    except Exception as error:  # whatever pickle, torch or a part of the policy raises
-        raise refusal(policy, error) from error
-    return copy
 
 
 def _process_step(

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 
 _METADATA_PROPS = 14
 _KEY, _VALUE = 1, 2
-_GRAPH, _INITIALIZER, _TENSOR_NAME, _RAW_DATA = 7, 5, 8, 9
+_GRAPH, _INITIALIZER, _TENSOR_NAME, _RAW_DATA, _OUTPUT = 7, 5, 8, 9, 12
 _END_OF_NUMBERS = 1 << 29  # parsers differ in what they make of larger ones
 _MAX_FIELDS = 100_000  # far beyond any real file; bounds the time that a hostile one can take
 _VARINT, _FIXED64, _LENGTH_DELIMITED, _FIXED32 = 0, 1, 2, 5
@@ -71,6 +71,20 @@ def find_tensors(data: bytes) -> dict[str, tuple[int, int]]:
             for values in _payloads(view, first, last, _RAW_DATA):
                 found[str(view[slice(*name_span)], "utf-8")] = values
     return found
+
+
+def cut_last_output(data: bytes) -> tuple[bytes, list[slice]]:
+    """How to leave the last output out of a graph.
+
+    :param data: a serialized ``ModelProto``
+    :return: the beginning of the ``ModelProto`` without it, and the stretches of ``data`` that follow
+    """
+    view = memoryview(data)
+    ((start, first, last),) = (span for number, *span in read_fields(view) if number == _GRAPH)
+    outputs = [(begin, end) for number, begin, _, end in read_fields(view[first:last]) if number == _OUTPUT]
+    begin, end = outputs[-1]
+    header = _varint(_GRAPH << 3 | _LENGTH_DELIMITED) + _varint(last - first - (end - begin))
+    return data[:start] + header, [slice(first, first + begin), slice(first + end, None)]
 
 
 def _payloads(view: memoryview, first: int, last: int, wanted: int) -> list[tuple[int, int]]:

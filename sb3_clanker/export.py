@@ -10,11 +10,11 @@ from pathlib import Path
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from sb3_clanker.actor import make_actor
 from sb3_clanker.artifact import Publication, ensure_folder, pair_with_zip, vectors_path
 from sb3_clanker.compiled import uncompiled
 from sb3_clanker.errors import ClankerError, PublicationError, UnsupportedPolicyError
-from sb3_clanker.exporter import Exporter, check_algorithm
+from sb3_clanker.exporter import Exporter
+from sb3_clanker.graph import FilledGraph
 from sb3_clanker.loading import holds_policy_of
 from sb3_clanker.metadata import (
     PolicyMetadata,
@@ -25,6 +25,7 @@ from sb3_clanker.options import ExportOptions, FurtherOutput, OptionsSource, as_
 from sb3_clanker.paths import local_path
 from sb3_clanker.report import ValidationReport
 from sb3_clanker.statistics import Normalization, NormalizationSource, resolve_normalization
+from sb3_clanker.subject import Subject, check_algorithm
 from sb3_clanker.validation import prove
 
 
@@ -149,9 +150,10 @@ def check_policy(
     data: bytes, metadata: PolicyMetadata, model: BaseAlgorithm, normalization: Normalization, options: ExportOptions
 ) -> ValidationReport:
     """Prove the bytes of a file against an algorithm; errors as in :func:`validate_policy`."""
-    exporter = Exporter(model, normalization, options)
-    actor = make_actor(model.policy, normalization.statistics(), replace(options, further_outputs=_told(metadata)))
-    return prove(data, metadata, exporter.reference(actor.further), exporter.probes(), options, in_full=True)
+    subject = Subject(model, normalization, replace(options, further_outputs=_told(metadata)))
+    with subject.untouched():
+        reference, probes = subject.reference(subject.actor()), subject.probes(in_full=True)
+        return prove(FilledGraph.of_file(data), metadata, reference, probes, options, in_full=True)
 
 
 def _told(metadata: PolicyMetadata) -> tuple[FurtherOutput, ...]:

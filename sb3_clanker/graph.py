@@ -11,6 +11,8 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from threading import Lock
 
 import numpy as np
 import onnx_ir as ir
@@ -22,14 +24,48 @@ from torch import nn
 
 from sb3_clanker.actor import Actor
 from sb3_clanker.compiled import eager
-from sb3_clanker.container import find_tensors
+from sb3_clanker.container import cut_last_output, find_tensors
 from sb3_clanker.errors import GraphError
 from sb3_clanker.opset import NATIVE_OPSET, lower_opset, oldest_ir_version
-from sb3_clanker.tensors import BATCH
+from sb3_clanker.scores import add_scores, captured_scores, scores_spec
+from sb3_clanker.tensors import BATCH, TensorSpec
 
 _PRODUCER = "sb3_clanker"
 _TALKATIVE = ("torch.onnx", "onnxscript", "onnx_ir")
 """Loggers that report each step of a trace."""
+_one_at_a_time = Lock()
+"""A trace changes what is the process's, not the thread's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilledGraph:
+    """A graph with its weights.
+
+    :ivar data: its bytes, with the scores as the last output where it has any
+    :ivar scores: what they are, None where there are none
+    :ivar published: the same bytes less the entry of that output, as stretches
+    :ivar n_entries: length of the metadata entries at the end
+    """
+
+    data: bytes
+    scores: TensorSpec | None
+    published: tuple[bytes | memoryview, ...]
+    n_entries: int = 0
+
+    @classmethod
+    def of_file(cls, data: bytes) -> FilledGraph:
+        """The graph of a file that was published.
+
+        :param data: the bytes of the file
+        """
+        scored, scores = add_scores(data)
+        return cls(data=scored, scores=scores, published=(data,))
+
+    @property
+    def body(self) -> tuple[bytes | memoryview, ...]:
+        """What is published, less the metadata entries."""
+        *first, last = self.published
+        return *first, last[: len(last) - self.n_entries]
 
 
 class Graph:
@@ -37,7 +73,6 @@ class Graph:
 
     :param actor: an actor whose policy may be run and left in any state: a copy, never the one in training
     :param opset_version: opset of the graph, kept exactly
-    :ivar reusable: whether it holds no tensor that training could change unseen
     :ivar ir_version: IR version of the graph
     :raises GraphError: the policy cannot be traced
     :raises UnsupportedOpsetError: an operator does not exist in the opset; it is named
@@ -46,17 +81,18 @@ class Graph:
     def __init__(self, actor: Actor, opset_version: int) -> None:
         tensors = actor.tensors()
         self._structure = _structure(tensors)
-        with _surroundings():
-            model, self.reusable = _trace(actor, tensors, opset_version)
-            template = _clean(model, actor, tensors, opset_version)
+        with _one_at_a_time, _surroundings():
+            model = _trace(actor, tensors, opset_version)
+            template, self._scores = _clean(model, actor, tensors, opset_version)
         self.ir_version = oldest_ir_version(opset_version)
         self._pieces = _cut(template, tensors)
+        self._without_scores = cut_last_output(template) if self._scores else (b"", [slice(None)])
 
     def fits(self, tensors: Mapping[str, th.Tensor]) -> bool:
         """Whether these are tensors of the structure that was traced."""
         return _structure(tensors) == self._structure
 
-    def fill(self, tensors: Mapping[str, th.Tensor], entries: bytes = b"") -> bytes:
+    def fill(self, tensors: Mapping[str, th.Tensor], entries: bytes = b"") -> FilledGraph:
         """Serialize the graph with these weights.
 
         :param tensors: what ``Actor.tensors`` gives, on any device
@@ -67,7 +103,11 @@ class Graph:
             piece if isinstance(piece, bytes) else np.ascontiguousarray(_to_numpy(tensors[piece])).data
             for piece in self._pieces
         )
-        return b"".join([*pieces, entries])
+        data = b"".join([*pieces, entries])
+        beginning, stretches = self._without_scores
+        view = memoryview(data)
+        published: list[bytes | memoryview] = [beginning, *(view[stretch] for stretch in stretches)]
+        return FilledGraph(data=data, scores=self._scores, published=tuple(published), n_entries=len(entries))
 
 
 class _Functional(nn.Module):
@@ -81,12 +121,14 @@ class _Functional(nn.Module):
     def forward(self, *arguments: th.Tensor) -> tuple[th.Tensor, ...]:
         count = len(self._names)
         tensors = dict(zip(self._names, arguments[:count], strict=True))
-        outputs: tuple[th.Tensor, ...] = th.func.functional_call(self._actor[0], tensors, arguments[count:])
-        return outputs
+        with captured_scores(self._actor[0].policy) as scores:
+            outputs: tuple[th.Tensor, ...] = th.func.functional_call(self._actor[0], tensors, arguments[count:])
+        compared_anyway = self._actor[0].further.names
+        return outputs if compared_anyway else (*outputs, *scores)
 
 
-def _trace(actor: Actor, tensors: Mapping[str, th.Tensor], opset_version: int) -> tuple[ir.Model, bool]:
-    """Trace the actor, and tell whether the trace holds no tensor that training could change unseen."""
+def _trace(actor: Actor, tensors: Mapping[str, th.Tensor], opset_version: int) -> ir.Model:
+    """Trace the actor; its scores come last."""
     arguments = (*(tensor.detach() for tensor in tensors.values()), *actor.example_inputs())
     batch = th.export.Dim("batch", min=1)
     shapes: list[dict[int, object] | None] = [None] * len(tensors)
@@ -106,9 +148,7 @@ def _trace(actor: Actor, tensors: Mapping[str, th.Tensor], opset_version: int) -
         ) from error
     if exported is None:
         raise GraphError("torch.onnx.export returned no program.")
-    constants = (program.constants[name] for name in program.graph_signature.lifted_tensor_constants)
-    reusable = all(constant.numel() == 1 or not constant.is_floating_point() for constant in constants)
-    return exported.model, reusable
+    return exported.model
 
 
 @contextmanager
@@ -131,14 +171,17 @@ def _surroundings() -> Iterator[None]:
                 logger.setLevel(level)
 
 
-def _clean(model: ir.Model, actor: Actor, tensors: Mapping[str, th.Tensor], opset_version: int) -> bytes:
-    """From the exporter's model to a clean one, serialized."""
+def _clean(
+    model: ir.Model, actor: Actor, tensors: Mapping[str, th.Tensor], opset_version: int
+) -> tuple[bytes, TensorSpec | None]:
+    """From the exporter's model to a clean one, serialized, and what its scores are."""
     graph = model.graph
     onnxscript.optimizer.optimize(model)
+    scores = _check_scores(model, actor)
     if opset_version < NATIVE_OPSET:
         lower_opset(model, opset_version)
         RemoveUnusedNodesPass()(model)
-    _name_values(graph, list(tensors), actor)
+    _name_values(graph, list(tensors), actor, scores)
     for weight in graph.inputs[: len(tensors)]:
         graph.inputs.remove(weight)
         if weight.uses():
@@ -152,11 +195,26 @@ def _clean(model: ir.Model, actor: Actor, tensors: Mapping[str, th.Tensor], opse
         annotated.metadata_props.clear()  # the exporter's stack traces, with paths of this machine
     proto = ir.to_proto(model)
     del proto.graph.value_info[:]  # some consumers take it for more than a hint
-    serialized: bytes = proto.SerializeToString()
-    return serialized
+    return proto.SerializeToString(), scores
 
 
-def _name_values(graph: ir.Graph, weights: list[str], actor: Actor) -> None:
+def _check_scores(model: ir.Model, actor: Actor) -> TensorSpec | None:
+    """Keep the scores as the last output, if they are a value within the graph, with a row for each observation."""
+    graph = model.graph
+    if len(graph.outputs) == len(actor.outputs):
+        return None
+    *others, scores = graph.outputs
+    observation = graph.inputs[len(graph.inputs) - len(actor.inputs)]
+    if scores.producer() and scores not in others and scores.shape and observation.shape:
+        rows, *shape = scores.shape
+        if rows == observation.shape[0] and all(isinstance(width, int) for width in shape):
+            return scores_spec(tuple(int(width) for width in shape if isinstance(width, int)))
+    graph.outputs.pop()
+    RemoveUnusedNodesPass()(model)
+    return None
+
+
+def _name_values(graph: ir.Graph, weights: list[str], actor: Actor, scores: TensorSpec | None) -> None:
     """Names that are the same in every export; those within begin with a slash, and so collide with no other."""
     for index, constant in enumerate(list(graph.initializers.values())):
         constant.name = f"/constant_{index}"
@@ -167,7 +225,7 @@ def _name_values(graph: ir.Graph, weights: list[str], actor: Actor) -> None:
     for name, value in zip(weights, graph.inputs, strict=False):
         value.name = name
     ends = (*graph.inputs[len(weights) :], *graph.outputs)
-    for spec, value in zip((*actor.inputs, *actor.outputs), ends, strict=True):
+    for spec, value in zip((*actor.inputs, *actor.outputs, *([scores] if scores else [])), ends, strict=True):
         value.name, value.shape = spec.name, ir.Shape(spec.shape)
 
 

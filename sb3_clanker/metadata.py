@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -233,29 +233,33 @@ def stamp(body: bytes, metadata: PolicyMetadata) -> bytes:
     :param body: a serialized ``ModelProto`` without metadata entries; it stands in the result byte for byte
     :param metadata: the record; its digest and seal are computed here
     """
-    return join_container(body, contract_entries(metadata)) + seal(metadata, Hashing(body))[0]
+    return join_container(body, contract_entries(metadata)) + seal(metadata, Hashing([body]))[0]
 
 
 class Hashing:
     """The digest of a graph, computed beside other work where the graph is large.
 
-    :param body: a serialized ``ModelProto`` without metadata entries
+    :param body: the stretches of a serialized ``ModelProto`` without metadata entries
     """
 
-    def __init__(self, body: bytes | memoryview) -> None:
-        self._digest = hashlib.sha256()
+    def __init__(self, body: Sequence[bytes | memoryview]) -> None:
+        self._body = body
+        self._digest = ""
         self._thread: threading.Thread | None = None
-        if len(body) < _LARGE_BODY:
-            self._digest.update(body)
+        if sum(map(len, body)) < _LARGE_BODY:
+            self._run()
         else:
-            self._thread = threading.Thread(target=self._digest.update, args=(body,))
+            self._thread = threading.Thread(target=self._run)
             self._thread.start()
+
+    def _run(self) -> None:
+        self._digest = _digest(self._body)
 
     def result(self) -> str:
         """The digest, as it stands in the record."""
         if self._thread is not None:
             self._thread.join()
-        return f"sha256:{self._digest.hexdigest()}"
+        return self._digest
 
 
 def seal(metadata: PolicyMetadata, hashing: Hashing) -> tuple[bytes, PolicyMetadata]:

@@ -34,6 +34,7 @@ State: TypeAlias = tuple[Array, ...]
 
 _Encoded: TypeAlias = tuple[dict[str, Array], bool]
 _FOLDING_IS_LIMITED = tuple(int(part) for part in onnxruntime.__version__.split(".")[:2]) >= (1, 27)
+_NO_CONTEXT: dict[str, Any] = {"state": None, "episode_start": None, "action_masks": None}
 _ONNX_TYPES = {"float32": "tensor(float)", "uint8": "tensor(uint8)", "bool": "tensor(bool)"}
 
 
@@ -155,6 +156,18 @@ class OnnxPolicy:
         :raises ObservationError: as for :meth:`predict`, whose other parameters these are
         """
         return self.run(self.inputs(observation, state, episode_start, action_masks))
+
+    def predict_and_outputs(
+        self, observation: Observation, **context: Any
+    ) -> tuple[Array, State | None, dict[str, Array]]:
+        """What :meth:`predict` and :meth:`outputs` return, from one run of the graph; for a proof.
+
+        :param context: what else :meth:`outputs` takes, by name
+        """
+        feed, batched = self._feed(observation, **_NO_CONTEXT | context)
+        outputs = self.run(feed)
+        state = (outputs["h_out"], outputs["c_out"]) if self.metadata.recurrent else context.get("state")
+        return self._decode(outputs["action"], batched), state, outputs
 
     def inputs(
         self,

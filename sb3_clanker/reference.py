@@ -1,12 +1,12 @@
 """Stable-Baselines3 itself, as the reference: what the policy does, and what training saw.
 
-Everything here leaves the algorithm as it found it: no generator advanced, no mode changed, no weight touched.
+Nothing here advances a generator, changes a mode or touches a weight; what code of a user does beyond that in a
+prediction, :mod:`sb3_clanker.untouched` puts back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecNormalize
-from torch import nn
 
-from sb3_clanker.actor import copy_policy
 from sb3_clanker.compiled import eager
+from sb3_clanker.copying import copy_policy
 from sb3_clanker.environment import FrameStack
 from sb3_clanker.further import Further
 from sb3_clanker.probes import Batch, batch_size, take
+from sb3_clanker.scores import captured_scores
+from sb3_clanker.untouched import modes_kept
 
 State: TypeAlias = tuple[NDArray[Any], ...]
 
@@ -33,12 +34,14 @@ class Prediction(NamedTuple):
 
     :ivar action: as ``predict`` returns it
     :ivar state: the next state, as ``predict`` returns it
-    :ivar further: what else it tells, each of shape (batch, width)
+    :ivar further: the further outputs, each of shape (batch, width)
+    :ivar scores: what the action comes from, of shape (batch, ...); at most one array
     """
 
     action: NDArray[Any]
     state: State | None
     further: tuple[NDArray[Any], ...] = ()
+    scores: tuple[NDArray[Any], ...] = ()
 
 
 _SEED = 20_260_102
@@ -57,6 +60,7 @@ class Reference:
     :param vec_normalize: the normalization that the policy was trained with, or None
     :param further: what else the policy is asked to tell
     :param stacks: how frames are stacked; where that happens after VecNormalize, it gets one frame at a time
+    :param apart: how far a copy that is asked is from the policy itself, None where the policy is asked
     """
 
     def __init__(
@@ -66,12 +70,13 @@ class Reference:
         vec_normalize: VecNormalize | None,
         stacks: Mapping[str | None, FrameStack] = MappingProxyType({}),
         further: Further | None = None,
+        apart: float | None = None,
     ) -> None:
         self._further = further
+        self.apart = apart
         self._model, self._vec_normalize = model, vec_normalize
         self._stacks = {key: stack for key, stack in stacks.items() if stack.after_normalization}
         self._predictor = predictor
-        self._modules = list(model.policy.modules())
 
     @property
     def action_space(self) -> spaces.Space[Any]:
@@ -84,7 +89,7 @@ class Reference:
         :param observation: raw observations
         :param context: what else ``predict`` takes: ``state``, ``episode_start``, ``action_masks``
         """
-        with _modes_kept(self._modules), eager():
+        with modes_kept(self._model.policy), eager():
             return self._act(self._predictor, observation, context)
 
     def perturbed(self, observations: Batch, **context: Any) -> list[Prediction]:
@@ -107,9 +112,11 @@ class Reference:
     def _act(self, predictor: BaseAlgorithm | BasePolicy, observation: Batch, context: Mapping[str, Any]) -> Prediction:
         if self._vec_normalize is not None:
             observation = self._normalize(observation, self._vec_normalize)
-        action, state = predictor.predict(observation, deterministic=True, **context)
-        further = self._tell(getattr(predictor, "policy", predictor), observation, context)
-        return Prediction(action, state, further)
+        policy: Any = getattr(predictor, "policy", predictor)
+        with captured_scores(policy) as scores:
+            action, state = predictor.predict(observation, deterministic=True, **context)
+        further = self._tell(policy, observation, context)
+        return Prediction(action, state, further, tuple(tensor.detach().cpu().numpy() for tensor in scores))
 
     def _tell(self, policy: Any, observation: Batch, context: Mapping[str, Any]) -> tuple[NDArray[Any], ...]:
         if self._further is None or not self._further.names:
@@ -205,15 +212,3 @@ def _concatenate(batches: list[Any]) -> Batch:
         return {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
     rows: NDArray[Any] = np.concatenate(batches)
     return rows
-
-
-@contextmanager
-def _modes_kept(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """``predict`` switches the policy to evaluation; afterwards every module is in the mode it was in."""
-    modes = [(module, module.training) for module in modules]
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            if module.training != training:
-                module.training = training

@@ -12,6 +12,11 @@ class CrossCheckRecord:
     :ivar n_observations: observations compared
     :ivar n_seen: how many of them training had really seen
     :ivar max_difference: largest difference; Box actions in units of half their range, or of the largest one used
+    :ivar max_score_difference: largest difference of the scores that actions come from (logits, Q-values, a mean before
+        it is clipped or squashed), in units of the largest; None where the policy has none
+    :ivar twin_difference: of a policy on an accelerator, whose copy on the CPU the file was compared with: how far the
+        two are apart, for Box actions in units of half their range, else in units of the largest score, or the share of
+        choices that differ; None on the CPU
     :ivar n_mismatches: observations on which the actions differ by more than the tolerance
     :ivar n_ties: observations on which they differ by no more than Stable-Baselines3's own actions do when its
         weights change in their last digit: near-ties of scores, not counted as mismatches
@@ -23,6 +28,8 @@ class CrossCheckRecord:
     n_observations: int
     n_seen: int
     max_difference: float
+    max_score_difference: float | None = None
+    twin_difference: float | None = None
     n_mismatches: int
     n_ties: int
     n_nonfinite: int

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,24 +20,28 @@ from stable_baselines3.common.preprocessing import get_action_dim
 
 from sb3_clanker.contract import contract_problems
 from sb3_clanker.errors import ValidationError
+from sb3_clanker.graph import FilledGraph
 from sb3_clanker.metadata import PolicyMetadata
 from sb3_clanker.options import ExportOptions
 from sb3_clanker.policy import OnnxPolicy
 from sb3_clanker.probes import Batch, Probes, batch_size, take
 from sb3_clanker.reference import Prediction, Reference
 from sb3_clanker.report import CrossCheckRecord, StageReport, ValidationReport
+from sb3_clanker.scores import SCORES
 
 _N_ENVS = 16
 """How many environments a recurrent policy is stepped in."""
 _SEED = 20_260_103
 _LARGEST_SLACK = 1e-2
 """The most that float precision can excuse, in units of the comparison."""
+_SCORE_SLACK = 10.0
+"""How much more than actions the scores may differ: sums of many terms, of which an action shows little."""
 _STAND_IN = 1e6
 """Values from here on stand for infinity, as -1e8 does in the logits of what a mask forbids; they set no unit."""
 
 
 def prove(
-    data: bytes,
+    filled: FilledGraph,
     metadata: PolicyMetadata,
     reference: Reference,
     probes: Probes,
@@ -46,36 +51,44 @@ def prove(
 ) -> ValidationReport:
     """Prove that a file does what the policy does.
 
-    :param data: the bytes of the file
-    :param metadata: the record that belongs to them
+    :param filled: the file, and the same with its scores
+    :param metadata: the record that belongs to it
     :param reference: Stable-Baselines3's own ``predict``
     :param probes: what to try
     :param options: tolerances
-    :param in_full: whether the graph is new; else only its weights are, so that a reader takes it, as it took it
-        before, and a single observation is held against its row in the batch, not a ``predict`` of its own
+    :param in_full: whether the graph is new. It is then proven as it is, and once more with its scores. Else only its
+        weights are new: it is proven with its scores alone, a reader takes it as it took it before, and a single
+        observation is held against its row in the batch, not a ``predict`` of its own
     :return: the report of a proof that passed
     :raises ValidationError: a stage failed; the error carries the report
     """
     report = ValidationReport()
+    files = []
+    if filled.scores is not None:
+        files.append((filled.data, replace(metadata, outputs=(*metadata.outputs, filled.scores))))
+    if filled.scores is None or in_full:
+        files.insert(0, (b"".join(filled.published), metadata))
+    data, described = files[0]
     with _stage(report, "structure") as note:
         onnx.checker.check_model(data, full_check=True)
         model = onnx.load_from_string(data)
         note(f"{len(model.graph.node)} nodes, {len(data):,} bytes")
     with _stage(report, "contract") as note:
-        if problems := contract_problems(model, metadata):
+        if problems := contract_problems(model, described):
             raise _RefusedError("; ".join(problems))
         note(f"opset {metadata.opset_version}, IR version {metadata.ir_version}")
     with _stage(report, "runtime") as note:
-        policy = OnnxPolicy.from_bytes(data, metadata, trusted=not in_full)
+        policies = [OnnxPolicy.from_bytes(data, described, trusted=not in_full) for data, described in files]
         note("loaded by onnxruntime")
     with _stage(report, "cross_check") as note:
-        comparison = _Comparison(policy, reference, options)
-        report.cross_check = _cross_check(comparison, probes, options, in_full)
-        summary = _describe(report.cross_check)
-        if report.cross_check.n_mismatches:
-            raise _RefusedError(f"the file and Stable-Baselines3 disagree: {summary}; {comparison.example}")
-        if report.cross_check.n_nonfinite >= len(probes):
-            raise _RefusedError(f"Stable-Baselines3 itself gives no finite action: {summary}")
+        for policy in policies:
+            comparison = _Comparison(policy, reference, options)
+            report.cross_check = _cross_check(comparison, probes, options, in_full)
+            summary = _describe(report.cross_check)
+            if report.cross_check.n_mismatches:
+                raise _RefusedError(f"the file and Stable-Baselines3 disagree: {summary}; {comparison.example}")
+            if report.cross_check.n_nonfinite >= len(probes):
+                raise _RefusedError(f"Stable-Baselines3 itself gives no finite action: {summary}")
         note(summary)
     return report
 
@@ -108,13 +121,16 @@ def _cross_check(comparison: _Comparison, probes: Probes, options: ExportOptions
         _roll_out(comparison, observations)
     else:
         expected = comparison.add(observations, **_masked(masks))
-        known = Prediction(expected.action[0], None, tuple(part[:1] for part in expected.further))
+        further, scores = (tuple(part[:1] for part in parts) for parts in (expected.further, expected.scores))
+        known = Prediction(expected.action[0], None, further, scores)
     first = take(observations, slice(0, 1))
     comparison.add(first, single=True, known=None if in_full else known, **_masked(None if masks is None else masks[0]))
     return CrossCheckRecord(
         n_observations=len(probes),
         n_seen=probes.n_seen,
         max_difference=comparison.max_difference,
+        max_score_difference=comparison.max_score_difference,
+        twin_difference=comparison.apart,
         n_mismatches=comparison.n_mismatches,
         n_ties=comparison.n_ties,
         n_nonfinite=comparison.n_nonfinite,
@@ -142,15 +158,19 @@ class _Comparison:
     """Differences between the file and the policy, collected over several calls.
 
     What a call returns is compared row by row, one row for each observation: the elements of its action, then those of
-    its next state and of what else the policy tells, if there are any.
+    its next state, of the further outputs and of the scores, if there are any.
     """
 
     def __init__(self, policy: OnnxPolicy, reference: Reference, options: ExportOptions) -> None:
         self._policy, self._reference, self._options = policy, reference, options
-        self._further = [spec.name for spec in policy.metadata.outputs if spec.role == "further"]
+        names = [spec.name for spec in policy.metadata.outputs if spec.role == "further"]
+        self._scores = [name for name in names if name == SCORES]
+        self._further = [name for name in names if name != SCORES]
         self.recurrent = policy.metadata.recurrent
+        self.apart = reference.apart
         self._unit: NDArray[np.float64] = np.empty(0)
         self.max_difference = 0.0
+        self.max_score_difference: float | None = None
         self.n_mismatches = self.n_ties = self.n_nonfinite = 0
         self.example = ""
 
@@ -162,26 +182,36 @@ class _Comparison:
         """
         observation = take(batch, 0) if single else batch
         expected = self._reference.predict(observation, **context) if known is None else known
-        action, state = self._policy.predict(observation, **context)
-        told = self._policy.outputs(observation, **context) if expected.further else {}
-        got = Prediction(action, state, tuple(told[name] for name in self._further))
-        if (action.shape, action.dtype) != (expected.action.shape, expected.action.dtype):
+        got = self._predict(observation, context)
+        if (got.action.shape, got.action.dtype) != (expected.action.shape, expected.action.dtype):
             raise _RefusedError(
-                f"predict returns {action.dtype} of shape {action.shape}, and Stable-Baselines3 "
+                f"predict returns {got.action.dtype} of shape {got.action.shape}, and Stable-Baselines3 "
                 f"{expected.action.dtype} of shape {expected.action.shape}"
             )
-        self._compare(batch, context, rows(got, batch_size(batch)), rows(expected, batch_size(batch)))
+        if not (got.scores and expected.scores):
+            got, expected = got._replace(scores=()), expected._replace(scores=())
+        self._compare(batch, context, got, expected)
         return expected
 
-    def _compare(
-        self, batch: Batch, context: dict[str, Any], got: NDArray[np.float64], expected: NDArray[np.float64]
-    ) -> None:
+    def _predict(self, observation: Batch, context: dict[str, Any]) -> Prediction:
+        if not self._further and not self._scores:
+            return Prediction(*self._policy.predict(observation, **context))
+        action, state, outputs = self._policy.predict_and_outputs(observation, **context)
+        further, scores = (tuple(outputs[name] for name in names) for names in (self._further, self._scores))
+        return Prediction(action, state, further, scores)
+
+    def _compare(self, batch: Batch, context: dict[str, Any], answer: Prediction, reference: Prediction) -> None:
+        n = batch_size(batch)
+        got, expected = rows(answer, n), rows(reference, n)
+        first_score = expected.shape[1] - sum(part[0].size for part in reference.scores)
         if not self._unit.size:
             self._unit = comparison_unit(self._reference.action_space, expected)
+            self._unit[first_score:] = self._unit[first_score:].max(initial=0.0)
         finite = np.isfinite(expected).all(axis=1)
         self.n_nonfinite += int(np.count_nonzero(~finite))
         difference = np.abs(got - expected) / self._unit
         allowed = self._options.atol + self._options.rtol * np.abs(expected) / self._unit
+        allowed[:, first_score:] *= _SCORE_SLACK
         wrong = finite & ~(difference <= allowed).all(axis=1)
         if wrong.any():
             ties = wrong & self._explained(batch, context, got / self._unit, expected / self._unit, allowed)
@@ -191,7 +221,10 @@ class _Comparison:
                 self.n_mismatches += len(mismatches)
                 worst = mismatches[np.argmax(difference[mismatches].max(axis=1))]
                 self.example = f"for one, {_shorten(got[worst])} in place of {_shorten(expected[worst])}"
-        self.max_difference = max(self.max_difference, float(difference[finite].max(initial=0.0)))
+        self.max_difference = max(self.max_difference, float(difference[finite, :first_score].max(initial=0.0)))
+        if reference.scores:
+            largest = float(difference[finite, first_score:].max(initial=0.0))
+            self.max_score_difference = max(self.max_score_difference or 0.0, largest)
 
     def _explained(
         self,
@@ -206,10 +239,12 @@ class _Comparison:
         Nothing excuses a policy that does not repeat itself, or a large difference of a Box action. Everything is in
         units of the comparison.
         """
-        n = batch_size(batch)
-        again = rows(self._reference.predict(batch, **context), n)
-        repeats = (np.abs(again / self._unit - expected) <= allowed).all(axis=1)
-        perturbed = np.stack([rows(other, n) for other in self._reference.perturbed(batch, **context)]) / self._unit
+
+        def answered(prediction: Prediction) -> NDArray[np.float64]:
+            return rows(prediction, batch_size(batch))[:, : expected.shape[1]] / self._unit
+
+        repeats = (np.abs(answered(self._reference.predict(batch, **context)) - expected) <= allowed).all(axis=1)
+        perturbed = np.stack([answered(other) for other in self._reference.perturbed(batch, **context)])
         reached = (got == perturbed).any(axis=0) | (got == expected)
         slack = np.minimum(np.abs(perturbed - expected).max(axis=0), _LARGEST_SLACK)
         within = np.abs(got - expected) <= allowed + slack
@@ -225,9 +260,10 @@ class _Comparison:
 
 
 def rows(prediction: Prediction, n: int) -> NDArray[np.float64]:
-    """What a policy answers to n observations, one row each: action, next state, and what else it tells."""
+    """What a policy answers to n observations, one row each: action, next state, further outputs, and scores."""
     state = (np.moveaxis(part, 1, 0).reshape(n, -1) for part in prediction.state or ())
-    parts = [prediction.action.reshape(n, -1), *state, *prediction.further]
+    scores = (part.reshape(n, -1) for part in prediction.scores)
+    parts = [prediction.action.reshape(n, -1), *state, *prediction.further, *scores]
     return np.concatenate(parts, axis=1, dtype=np.float64)
 
 
@@ -256,6 +292,8 @@ def _shorten(row: NDArray[np.float64]) -> str:
 def _describe(record: CrossCheckRecord) -> str:
     parts = [f"{record.n_observations} observations ({record.n_seen} seen in training)"]
     parts.append(f"largest difference {record.max_difference:.2g}")
+    if record.max_score_difference is not None:
+        parts.append(f"{record.max_score_difference:.2g} in the scores")
     parts += [f"{record.n_mismatches} mismatches"] if record.n_mismatches else []
     parts += [f"{record.n_ties} ties in float32"] if record.n_ties else []
     parts += [f"{record.n_nonfinite} without a finite reference"] if record.n_nonfinite else []

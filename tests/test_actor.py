@@ -12,7 +12,8 @@ from gymnasium import spaces
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from sb3_clanker.actor import Actor, copy_policy
+from sb3_clanker.actor import Actor
+from sb3_clanker.copying import copy_policy
 from sb3_clanker.errors import ClankerError, NormalizationError, UnsupportedPolicyError, UnsupportedSpaceError
 from sb3_clanker.normalization import Statistics
 from sb3_clanker.options import ExportOptions

@@ -15,8 +15,8 @@ from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_clanker import OnnxCheckpointCallback, OnnxPolicy, export_policy, validate_policy
-from sb3_clanker.actor import copy_policy
 from sb3_clanker.compiled import eager, uncompiled
+from sb3_clanker.copying import copy_policy
 from sb3_clanker.errors import UnsupportedPolicyError
 from sb3_clanker.loading import holds_policy_of
 from sb3_clanker.twin import CpuTwin

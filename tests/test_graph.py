@@ -18,9 +18,10 @@ from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from sb3_clanker.actor import Actor, copy_policy
+from sb3_clanker.actor import Actor
+from sb3_clanker.copying import copy_policy
 from sb3_clanker.errors import GraphError, UnsupportedOpsetError
-from sb3_clanker.graph import Graph
+from sb3_clanker.graph import FilledGraph, Graph
 from sb3_clanker.options import SUPPORTED_OPSETS, ExportOptions
 from tests.worlds import BOX_OBSERVATION, draw, make_model, predict_raw, spread
 
@@ -35,6 +36,10 @@ def _run(data: bytes, observations: np.ndarray) -> np.ndarray:
     return actions
 
 
+def _fill(graph: Graph, model: BaseAlgorithm) -> bytes:
+    return b"".join(graph.fill(Actor(model.policy, {}, ExportOptions()).tensors()).published)
+
+
 def _assert_equal(data: bytes, model: BaseAlgorithm) -> None:
     observations = draw(BOX_OBSERVATION, np.random.default_rng(3), 40)
     expected = predict_raw(model, observations)
@@ -47,16 +52,15 @@ def test_one_trace_serves_every_later_state_of_the_weights() -> None:
     for seed in range(3):
         spread(model, seed=seed)
         tensors = Actor(model.policy, {}, ExportOptions()).tensors()
-        assert graph.reusable
         assert graph.fits(tensors)
-        _assert_equal(graph.fill(tensors), model)
+        _assert_equal(_fill(graph, model), model)
 
 
 def test_running_statistics_of_batch_norm_are_live_weights() -> None:
     model = make_model(CrossQ)
     graph = _graph(model)
     model.learn(60)
-    _assert_equal(graph.fill(Actor(model.policy, {}, ExportOptions()).tensors()), model)
+    _assert_equal(_fill(graph, model), model)
 
 
 def test_equal_weights_are_not_merged() -> None:
@@ -67,7 +71,7 @@ def test_equal_weights_are_not_merged() -> None:
                 parameter.zero_()
     graph = _graph(model)
     spread(model, seed=9)
-    _assert_equal(graph.fill(Actor(model.policy, {}, ExportOptions()).tensors()), model)
+    _assert_equal(_fill(graph, model), model)
 
 
 def test_another_structure_is_noticed() -> None:
@@ -85,7 +89,7 @@ def test_the_file_has_exactly_the_opset_that_was_asked_for(
     algorithm: type[BaseAlgorithm], action_space: spaces.Space[Any], opset_version: int
 ) -> None:
     model = make_model(algorithm, action_space=action_space)
-    data = _graph(model, opset_version).fill(Actor(model.policy, {}, ExportOptions()).tensors())
+    data = _fill(_graph(model, opset_version), model)
     proto = onnx.load_from_string(data)
     onnx.checker.check_model(proto, full_check=True)
     assert [(entry.domain, entry.version) for entry in proto.opset_import] == [("", opset_version)]
@@ -101,13 +105,13 @@ def test_an_operator_that_the_opset_lacks_is_named() -> None:
     ) as caught:
         _graph(model, 17)
     assert caught.value.operators == ("Mish",)
-    _assert_equal(_graph(model, 18).fill(Actor(model.policy, {}, ExportOptions()).tensors()), model)
+    _assert_equal(_fill(_graph(model, 18), model), model)
 
 
 @pytest.mark.parametrize("action_space", [spaces.Box(-1.0, 1.0, (2,)), spaces.MultiDiscrete([3, 2])])
 def test_the_graph_is_clean(action_space: spaces.Space[Any]) -> None:
     model = make_model(action_space=action_space)
-    data = _graph(model).fill(Actor(model.policy, {}, ExportOptions()).tensors())
+    data = _fill(_graph(model), model)
     proto = onnx.load_from_string(data)
     operators = {node.op_type for node in proto.graph.node}
     assert not operators & {"CastLike", "SplitToSequence", "SequenceAt", "Constant", "Identity"}
@@ -121,8 +125,27 @@ def test_the_graph_is_clean(action_space: spaces.Space[Any]) -> None:
 
 def test_names_and_bytes_are_the_same_from_trace_to_trace() -> None:
     model = make_model()
-    tensors = Actor(model.policy, {}, ExportOptions()).tensors()
-    assert _graph(model).fill(tensors) == _graph(model).fill(tensors)
+    assert _fill(_graph(model), model) == _fill(_graph(model), model)
+
+
+@pytest.mark.parametrize("algorithm", [PPO, DQN])
+def test_a_file_is_what_was_proven_less_the_entry_of_its_scores(algorithm: type[BaseAlgorithm]) -> None:
+    model = make_model(algorithm, action_space=spaces.Discrete(4))
+    filled = _graph(model).fill(Actor(model.policy, {}, ExportOptions()).tensors())
+    proven, published = onnx.load_from_string(filled.data), onnx.load_from_string(b"".join(filled.published))
+    assert [output.name for output in proven.graph.output] == ["action", "/scores"]
+    del proven.graph.output[1:]
+    assert proven == published
+    assert FilledGraph.of_file(b"".join(filled.published)).scores == filled.scores
+
+
+def test_the_scores_are_what_the_choice_is_made_of() -> None:
+    model = make_model(DQN, action_space=spaces.Discrete(4))
+    filled = _graph(model).fill(Actor(model.policy, {}, ExportOptions()).tensors())
+    observations = draw(BOX_OBSERVATION, np.random.default_rng(3), 40)
+    scores = onnxruntime.InferenceSession(filled.data).run(["/scores"], {"obs": observations})[0]
+    q_values = model.policy.q_net(th.as_tensor(observations)).detach().numpy()  # type: ignore[operator]
+    np.testing.assert_allclose(scores, q_values, atol=1e-5)
 
 
 class _Branching(ActorCriticPolicy):
@@ -136,20 +159,6 @@ def test_a_policy_that_cannot_be_traced_is_refused_with_the_reason() -> None:
     model = make_model(policy=_Branching)  # type: ignore[arg-type]
     with pytest.raises(GraphError, match=r"_Branching cannot be traced: .* without branches on the values of tensors"):
         _graph(model)
-
-
-class _Hidden(ActorCriticPolicy):
-    """Keeps a tensor that is neither parameter nor buffer."""
-
-    def _predict(self, observation: Any, deterministic: bool = False) -> th.Tensor:
-        offset: th.Tensor = self.__dict__["offset"]
-        return super()._predict(observation, deterministic) + offset
-
-
-def test_a_tensor_that_is_no_weight_makes_a_trace_serve_only_once() -> None:
-    model = make_model(policy=_Hidden)  # type: ignore[arg-type]
-    model.policy.__dict__["offset"] = th.tensor([0.1, 0.2])
-    assert not _graph(model).reusable
 
 
 def test_tracing_leaves_the_process_as_it_was() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,11 @@ from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from sb3_clanker import ExportOptions, OnnxCheckpointCallback, OnnxPolicy
+from sb3_clanker.errors import UnsupportedPolicyError
 from sb3_clanker.exporter import Exporter
+from sb3_clanker.reference import Prediction
 from sb3_clanker.statistics import Normalization
-from sb3_clanker.twin import CpuTwin, alike, needs_twin
+from sb3_clanker.twin import CpuTwin, needs_twin, require_alike
 from tests.worlds import BOX_ACTION, BOX_OBSERVATION, draw, make_model, predict_raw, spread
 
 OBSERVATIONS = draw(BOX_OBSERVATION, np.random.default_rng(0), 30)
@@ -23,7 +26,7 @@ OBSERVATIONS = draw(BOX_OBSERVATION, np.random.default_rng(0), 30)
 @pytest.fixture
 def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Treat a policy on the CPU as if it lived on an accelerator."""
-    monkeypatch.setattr("sb3_clanker.exporter.needs_twin", lambda _: True)
+    monkeypatch.setattr("sb3_clanker.subject.needs_twin", lambda _: True)
 
 
 def _exporter(model: Any) -> Exporter:
@@ -45,18 +48,18 @@ def test_a_twin_follows_the_live_weights(elsewhere: None) -> None:
     for seed in range(2):
         spread(model, seed=seed)
         _assert_equal(exporter, model)
-    assert exporter._twin is not None
+    assert exporter._subject._twin is not None
 
 
 def test_a_twin_is_made_once(elsewhere: None, monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_model()
     exporter = _exporter(model)
     exporter.export()
-    assert exporter._twin is not None
-    first = exporter._twin.policy
+    assert exporter._subject._twin is not None
+    first = exporter._subject._twin.policy
     spread(model)
     exporter.export()
-    assert exporter._twin.policy is first
+    assert exporter._subject._twin.policy is first
 
 
 class _Annealed(ActorCriticPolicy):
@@ -72,11 +75,11 @@ def test_a_stale_twin_is_noticed_and_made_anew(elsewhere: None) -> None:
     model = make_model(policy=_Annealed)  # type: ignore[arg-type]
     exporter = _exporter(model)
     exporter.export()
-    assert exporter._twin is not None
-    first = exporter._twin.policy
+    assert exporter._subject._twin is not None
+    first = exporter._subject._twin.policy
     model.policy.__dict__["gain"] = 0.25
     _assert_equal(exporter, model)
-    assert exporter._twin.policy is not first
+    assert exporter._subject._twin.policy is not first
 
 
 def test_the_live_policy_is_not_touched(elsewhere: None) -> None:
@@ -90,16 +93,31 @@ def test_the_live_policy_is_not_touched(elsewhere: None) -> None:
         assert th.equal(parameter, values)
 
 
+def _prediction(action: Any, scores: Any = None) -> Prediction:
+    return Prediction(np.asarray(action), None, scores=() if scores is None else (np.asarray(scores),))
+
+
 def test_what_an_accelerator_may_change_is_alike_and_no_more() -> None:
-    box, discrete = BOX_ACTION, spaces.Discrete(3)
-    one = np.zeros((8, 2), np.float32)
-    assert alike(one, one + 1e-3, box)
-    assert not alike(one, one + 0.1, box)
-    choices = np.array([0, 1, 2, 0, 1, 2, 0, 1])
-    other = choices.copy()
-    other[0] = 1
-    assert alike(choices, other, discrete)
-    assert not alike(choices, (choices + 1) % 3, discrete)
+    one, policy = np.zeros((8, 2), np.float32), make_model(action_space=BOX_ACTION).policy
+    assert require_alike(_prediction(one), _prediction(one + 1e-3), policy) == pytest.approx(1e-3 / 0.375)
+    message = (
+        "Cannot export ActorCriticPolicy: a copy of it on the CPU acts otherwise (by 0.27; arithmetic explains 0.02). "
+        "It must keep all that it needs where pickle finds it, and act alike on every device."
+    )
+    with pytest.raises(UnsupportedPolicyError, match=f"^{re.escape(message)}$"):
+        require_alike(_prediction(one), _prediction(one + 0.1), policy)
+
+
+def test_choices_are_alike_where_their_scores_are() -> None:
+    policy = make_model(action_space=spaces.Discrete(3)).policy
+    choices, scores = np.array([0, 1, 2, 0, 1, 2, 0, 1]), np.eye(3)[[0, 1, 2, 0, 1, 2, 0, 1]]
+    other = np.roll(choices, 1)
+    assert require_alike(_prediction(choices, scores), _prediction(other, scores + 1e-3), policy) < 2e-3
+    with pytest.raises(UnsupportedPolicyError, match="acts otherwise"):
+        require_alike(_prediction(choices, scores), _prediction(choices, scores * 1.05), policy)
+    assert require_alike(_prediction(choices), _prediction([1, *choices[1:]]), policy) == 1 / 8
+    with pytest.raises(UnsupportedPolicyError, match="acts otherwise"):
+        require_alike(_prediction(choices), _prediction(other), policy)
 
 
 def test_a_twin_copies_buffers_too() -> None:

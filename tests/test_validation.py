@@ -18,13 +18,21 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_clanker.errors import ClankerError, ValidationError
 from sb3_clanker.exporter import Exporter, ProvenPolicy
+from sb3_clanker.graph import FilledGraph
 from sb3_clanker.metadata import PolicyMetadata, stamp
 from sb3_clanker.options import ExportOptions
+from sb3_clanker.report import ValidationReport
 from sb3_clanker.statistics import Normalization
+from sb3_clanker.subject import Subject
 from sb3_clanker.validation import prove
 from tests.worlds import LARGE_ACTION, make_model
 
 OPTIONS = ExportOptions()
+
+
+def _prove(data: bytes, metadata: PolicyMetadata, subject: Subject, *, in_full: bool = False) -> ValidationReport:
+    reference, probes = subject.reference(subject.actor()), subject.probes(in_full=in_full)
+    return prove(FilledGraph.of_file(data), metadata, reference, probes, OPTIONS, in_full=in_full)
 
 
 class Specimen:
@@ -33,8 +41,9 @@ class Specimen:
     def __init__(self, model: BaseAlgorithm) -> None:
         self.model = model
         self.vec_normalize = model.get_vec_normalize_env()
-        self.exporter = Exporter(model, Normalization(vec_normalize=self.vec_normalize), OPTIONS)
-        self.proven: ProvenPolicy = self.exporter.export()
+        normalization = Normalization(vec_normalize=self.vec_normalize)
+        self.subject = Subject(model, normalization, OPTIONS)
+        self.proven: ProvenPolicy = Exporter(model, normalization, OPTIONS).export()
 
     def prove(
         self, tamper: Callable[[onnx.ModelProto], None] = lambda _: None, metadata: PolicyMetadata | None = None
@@ -45,7 +54,7 @@ class Specimen:
         del proto.metadata_props[:]
         tamper(proto)
         data = stamp(proto.SerializeToString(), metadata)
-        return prove(data, metadata, self.exporter.reference(), self.exporter.probes(), OPTIONS, in_full=False)
+        return _prove(data, metadata, self.subject)
 
     def refused(self, stage: str, match: str, tamper: Any = lambda _: None, metadata: Any = None) -> ValidationError:
         """Expect a refusal at a stage, and check that the error carries the report."""
@@ -127,10 +136,9 @@ def test_statistics_of_another_instant_are_refused(box: Specimen) -> None:
 
 def test_a_missing_normalization_is_refused(box: Specimen) -> None:
     assert isinstance(box.vec_normalize, VecNormalize)
-    raw = Exporter(box.model, Normalization(vec_normalize=None), OPTIONS)
-    data, metadata = box.proven.data, box.proven.metadata
+    raw = Subject(box.model, Normalization(vec_normalize=None), OPTIONS)
     with pytest.raises(ValidationError, match="stage cross_check"):
-        prove(data, metadata, raw.reference(), raw.probes(), OPTIONS, in_full=True)
+        _prove(box.proven.data, box.proven.metadata, raw, in_full=True)
 
 
 def test_swapped_actions_are_refused(discrete: Specimen) -> None:
@@ -188,7 +196,7 @@ def test_another_dtype_of_actions_is_refused(discrete: Specimen) -> None:
 
 def test_bytes_that_are_no_model_are_refused(box: Specimen) -> None:
     with pytest.raises(ValidationError, match="stage structure"):
-        prove(b"\xff\xff", box.proven.metadata, box.exporter.reference(), box.exporter.probes(), OPTIONS, in_full=True)
+        _prove(b"\xff\xff", box.proven.metadata, box.subject, in_full=True)
 
 
 def test_a_graph_that_the_checker_refuses_is_refused(box: Specimen) -> None:
@@ -247,14 +255,7 @@ def test_the_flat_keys_are_checked(box: Specimen) -> None:
         if entry.key == "action_transform":
             entry.value = "tanh"
     with pytest.raises(ValidationError, match="metadata key 'action_transform' is 'tanh', expected 'none'"):
-        prove(
-            proto.SerializeToString(),
-            box.proven.metadata,
-            box.exporter.reference(),
-            box.exporter.probes(),
-            OPTIONS,
-            in_full=True,
-        )
+        _prove(proto.SerializeToString(), box.proven.metadata, box.subject, in_full=True)
 
 
 def test_a_policy_that_uses_little_of_its_range_is_compared_in_what_it_uses() -> None:

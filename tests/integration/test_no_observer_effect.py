@@ -10,17 +10,19 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from sb3_contrib import TQC, MaskablePPO, RecurrentPPO
+from sb3_contrib import TQC, CrossQ, MaskablePPO, RecurrentPPO
 from sb3_contrib.common.maskable.callbacks import MaskableEvalCallback
 from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from torch import nn
 
 from sb3_clanker import OnnxCheckpointCallback
 from tests.worlds import BOX_ACTION, BOX_OBSERVATION, make_env, make_model
 
-ALGORITHMS: list[type[BaseAlgorithm]] = [PPO, A2C, SAC, TD3, DQN, TQC, RecurrentPPO, MaskablePPO]
+ALGORITHMS: list[type[BaseAlgorithm]] = [PPO, A2C, SAC, TD3, DQN, TQC, CrossQ, RecurrentPPO, MaskablePPO]
 EVAL_FREQ, SAVE_FREQ = 20, 15
 
 
@@ -49,9 +51,51 @@ def _eval_env(algorithm: type[BaseAlgorithm]) -> VecEnv:
     return VecNormalize(env, training=False, norm_reward=False)
 
 
-def _train(algorithm: type[BaseAlgorithm], callbacks: list[BaseCallback]) -> dict[str, Any]:
+class _Noisy(BaseFeaturesExtractor):
+    """Draws noise in every prediction, and uses it in training; the annealing of it counts the predictions."""
+
+    def __init__(self, observation_space: spaces.Box) -> None:
+        super().__init__(observation_space, 8)
+        self.layer = nn.Linear(3, 8)
+        self.register_buffer("n_calls", th.zeros(()))
+        self.n_rows = 0
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        self.get_buffer("n_calls").add_(1)
+        self.n_rows += observations.shape[0]
+        noise = 0.1 * th.randn(8) + float(0.01 * np.random.randn() + 0.01 * random.random())  # noqa: NPY002, S311
+        features: th.Tensor = self.layer(observations)
+        if not self.training:
+            return features
+        return features + noise / (1 + 0.01 * self.get_buffer("n_calls") + 0.001 * self.n_rows)
+
+
+class _Normalizing(BaseFeaturesExtractor):
+    """Keeps running statistics of all that it sees, in evaluation mode too, and normalizes in training by them."""
+
+    def __init__(self, observation_space: spaces.Box) -> None:
+        super().__init__(observation_space, 3)
+        self.norm = nn.BatchNorm1d(3)
+        self.running_mean, self.history = th.zeros(3), [0.0]
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        self.running_mean = 0.99 * self.running_mean + 0.01 * observations.detach().mean(dim=0)
+        self.history.append(self.history[-1] + 1.0)
+        if not self.training:
+            return observations
+        normalized: th.Tensor = self.norm(observations - self.running_mean / self.history[-1])
+        return normalized
+
+
+def _train(
+    algorithm: type[BaseAlgorithm],
+    callbacks: list[BaseCallback],
+    extractor: type[BaseFeaturesExtractor] | None = None,
+) -> dict[str, Any]:
     """Everything that training leaves behind."""
     kwargs: dict[str, Any] = {"policy": "MlpLstmPolicy"} if algorithm is RecurrentPPO else {}
+    if extractor is not None:
+        kwargs["policy_kwargs"] = {"features_extractor_class": extractor}
     random.seed(0)
     model = make_model(algorithm, **_spaces(algorithm), n_envs=2, normalize=True, **kwargs)
     returns = _Returns()
@@ -59,8 +103,10 @@ def _train(algorithm: type[BaseAlgorithm], callbacks: list[BaseCallback]) -> dic
     vec_normalize = model.get_vec_normalize_env()
     assert vec_normalize is not None
     obs_rms: Any = vec_normalize.obs_rms
+    extractor_state: Any = vars(getattr(model.policy, "features_extractor", None) or model.policy)
     return {
         "parameters": model.get_parameters(),  # of every network and every optimizer
+        "extractor": [value for value in extractor_state.values() if isinstance(value, (int, float))],
         "torch": th.get_rng_state(),
         "numpy": np.random.get_state()[1].tolist(),  # type: ignore[index]  # noqa: NPY002
         "python": random.getstate(),
@@ -89,8 +135,13 @@ def _assert_equal(one: Any, other: Any, path: str = "") -> None:
         assert one == other, path
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_nothing_of_a_training_changes(algorithm: type[BaseAlgorithm], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("algorithm", "extractor"),
+    [*((algorithm, None) for algorithm in ALGORITHMS), (PPO, _Noisy), (SAC, _Noisy), (PPO, _Normalizing)],
+)
+def test_nothing_of_a_training_changes(
+    algorithm: type[BaseAlgorithm], extractor: type[BaseFeaturesExtractor] | None, tmp_path: Path
+) -> None:
     evaluation = MaskableEvalCallback if algorithm is MaskablePPO else EvalCallback
     theirs = _train(
         algorithm,
@@ -104,6 +155,7 @@ def test_nothing_of_a_training_changes(algorithm: type[BaseAlgorithm], tmp_path:
             ),
             CheckpointCallback(SAVE_FREQ, str(tmp_path / "theirs")),
         ],
+        extractor,
     )
     callback = OnnxCheckpointCallback(
         tmp_path / "ours",
@@ -113,7 +165,7 @@ def test_nothing_of_a_training_changes(algorithm: type[BaseAlgorithm], tmp_path:
         save_freq=SAVE_FREQ,
         on_error="raise",
     )
-    ours = _train(algorithm, [callback])
+    ours = _train(algorithm, [callback], extractor)
     assert len(callback.reports) >= 5
     assert len(theirs["returns"]) >= 4
     _assert_equal(theirs, ours)

@@ -26,7 +26,6 @@ BLOCKED = (
     "onnx",
     "onnxscript",
     "onnx_ir",
-    "cloudpickle",
 )
 
 BLOCKER = f"""

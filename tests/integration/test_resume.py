@@ -295,7 +295,7 @@ def test_failures_push_out_no_whole_checkpoint(tmp_path: Path, monkeypatch: pyte
     failing: set[int] = set()
 
     def failing_export(exporter: Exporter, **kwargs: Any) -> Any:
-        if exporter._model.num_timesteps in failing:
+        if exporter._subject.model.num_timesteps in failing:
             raise RuntimeError("the runtime is gone")
         return export(exporter, **kwargs)
 

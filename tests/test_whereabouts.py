@@ -18,7 +18,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
 from sb3_clanker import ExportOptions, OnnxCheckpointCallback, OnnxPolicy, export_policy
-from sb3_clanker.actor import copy_policy
+from sb3_clanker.copying import copy_policy
 from sb3_clanker.errors import UnsupportedPolicyError
 from tests.worlds import BOX_OBSERVATION, draw, make_model, predict_raw
 
