@@ -200,6 +200,8 @@ def onnx_path(path: str | Path) -> Path:
     path = local_path(path)
     if path.name in ("", ".."):
         raise PublicationError(path, "it is a folder")
+    if "\0" in path.name:
+        raise PublicationError(path, "no file can have this name")
     path = path if path.suffix == ".onnx" else path.with_name(f"{path.name}.onnx")
     try:
         in_the_way = path.is_dir()

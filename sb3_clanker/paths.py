@@ -20,8 +20,8 @@ def local_path(path: object, option: str = "path") -> Path:
     :raises RemotePathError: it is a URL
     """
     text = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
-    if not isinstance(text, str) or "\0" in text:
-        raise OptionError(option, path, "a path: a string without NUL, or a pathlib.Path")
+    if not isinstance(text, str):
+        raise OptionError(option, path, "a path: a string, or a pathlib.Path")
     if _URL.match(text):
         raise RemotePathError(text if "://" in text else text.replace(":/", "://", 1))
     return Path(text)
