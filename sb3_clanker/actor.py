@@ -17,6 +17,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import get_action_dim
 from torch import nn
 
+from sb3_clanker.compiled import uncompiled, uncompiled_name
 from sb3_clanker.errors import UnsupportedPolicyError, UnsupportedSpaceError
 from sb3_clanker.further import further_outputs
 from sb3_clanker.labels import label_action, label_observations
@@ -125,8 +126,9 @@ class Actor(nn.Module):
         )
 
     def tensors(self) -> dict[str, th.Tensor]:
-        """Every parameter and buffer by name, live, not copied."""
-        return {**dict(self.named_parameters()), **dict(self.named_buffers())}
+        """Every parameter and buffer by name, live, not copied; of compiled modules by the names of the originals."""
+        tensors = (*self.named_parameters(), *self.named_buffers())
+        return {uncompiled_name(name): tensor for name, tensor in tensors}
 
     def _further_inputs(self) -> tuple[TensorSpec, ...]:
         return ()
@@ -197,6 +199,7 @@ class RecurrentActor(Actor):
 
 def make_actor(policy: BasePolicy, statistics: Mapping[str | None, Statistics], options: ExportOptions) -> Actor:
     """The actor for a policy; parameters and errors as for :class:`Actor`."""
+    policy = uncompiled(policy)
     actors = {_MASKABLE: MaskableActor, _RECURRENT: RecurrentActor}
     return actors.get(_standard(policy).__module__, Actor)(policy, statistics, options)
 
@@ -235,11 +238,14 @@ def _process_step(
 
 def _standard(policy: BasePolicy) -> type[BasePolicy]:
     """The class whose ``predict`` a policy should have; by name, as sb3-contrib is an extra."""
-    return next((base for base in type(policy).__mro__ if base.__module__ in (_MASKABLE, _RECURRENT)), BasePolicy)
+    classes = type(uncompiled(policy)).__mro__
+    return next((base for base in classes if base.__module__ in (_MASKABLE, _RECURRENT)), BasePolicy)
 
 
 def _check_predict(policy: BasePolicy) -> None:
-    if type(policy).predict is not _standard(policy).predict:
+    predict = uncompiled(policy.predict)  # it may stand in the policy itself
+    standard = getattr(predict, "__func__", None) is _standard(policy).predict
+    if not standard or predict.__self__ is not policy:
         raise UnsupportedPolicyError(
             type(policy).__qualname__,
             "it overrides predict(), and what it does there would be missing from the file",

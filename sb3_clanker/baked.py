@@ -26,6 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from sb3_clanker.actor import Actor
+from sb3_clanker.compiled import eager
 
 _LIBRARIES = ("torch", "stable_baselines3", "sb3_contrib", "gymnasium", "numpy", "collections", "builtins")
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
@@ -111,7 +112,7 @@ def _record(actor: Actor) -> str:
     examples = actor.example_inputs()
     names = {id(tensor): name for name, tensor in actor.tensors().items()}
     names |= {id(tensor): spec.name for tensor, spec in zip(examples, actor.inputs, strict=True)}
-    with th.no_grad(), th.compiler.set_stance("force_eager"), _Recorder(names) as recorder:
+    with th.no_grad(), eager(), _Recorder(names) as recorder:
         outputs: tuple[th.Tensor, ...] = actor.eval()(*examples)
     return str(recorder.digest_of(outputs))
 

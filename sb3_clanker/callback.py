@@ -25,7 +25,7 @@ from sb3_clanker.evaluation import OnNewBest, continue_log, evaluate, evaluation
 from sb3_clanker.export import ExportFailure, ExportReport
 from sb3_clanker.exporter import Exporter
 from sb3_clanker.folder import TrainingFolder
-from sb3_clanker.options import ExportOptions
+from sb3_clanker.options import ExportOptions, OptionsSource, as_options
 from sb3_clanker.placeholders import RunPath, fill_in
 from sb3_clanker.retention import Retention
 from sb3_clanker.saving import rehearse, replay_buffer_of, stage_training
@@ -85,7 +85,7 @@ class OnnxCheckpointCallback(BaseCallback):
     :param overwrite: whether files of an earlier training are overwritten, rather than moved out of the way
     :param on_error: what a failed export does after the first step: ``"warn"`` logs and counts it, and training goes
         on; ``"raise"`` raises
-    :param options: options of every export
+    :param options: options of every export; also as a mapping, as a YAML file gives it
     :param verbose: 0 for no output, 1 for evaluations and exports, 2 for debug messages
     :raises OptionError: a value is out of its range
     :ivar save_path: the folder, absolute; before the training begins, with its placeholders
@@ -116,7 +116,7 @@ class OnnxCheckpointCallback(BaseCallback):
         save_final: bool = True,
         overwrite: bool = False,
         on_error: Literal["warn", "raise"] = "warn",
-        options: ExportOptions = ExportOptions(),
+        options: OptionsSource = ExportOptions(),
         verbose: int = 0,
     ) -> None:
         super().__init__(verbose=verbose)
@@ -141,7 +141,7 @@ class OnnxCheckpointCallback(BaseCallback):
         self.save_final = save_final
         self.overwrite = overwrite
         self.on_error = on_error
-        self.options = options
+        self.options = as_options(options)
         self.reports: list[ExportReport] = []
         self.failures: list[ExportFailure] = []
         self.evaluation: EvalCallback | None = None

@@ -17,6 +17,7 @@ from sb3_clanker.errors import CheckpointError, MissingFileError, OptionError
 from sb3_clanker.generation import beside, require_matched
 from sb3_clanker.loading import class_of
 from sb3_clanker.metadata import read_metadata
+from sb3_clanker.paths import local_path
 from sb3_clanker.statistics import load_statistics
 
 
@@ -59,7 +60,8 @@ def load_checkpoint(
     >>> model, vec_normalize = load_checkpoint("runs/a/rl_model_50000_steps.zip", env=env)  # doctest: +SKIP
     >>> model.learn(50_000, reset_num_timesteps=False)  # doctest: +SKIP
     """
-    policy_path = Path(path).with_suffix(".onnx") if Path(path).suffix in (".zip", ".onnx") else Path(f"{path}.onnx")
+    path = local_path(path)
+    policy_path = path.with_suffix(".onnx") if path.suffix in (".zip", ".onnx") else Path(f"{path}.onnx")
     metadata = read_metadata(policy_path)
     files = metadata.provenance
     if files.algorithm_file is None:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sb3_clanker import __version__
-from sb3_clanker.errors import ClankerError, TargetError
+from sb3_clanker.errors import ClankerError, PublicationError, TargetError
 from sb3_clanker.generation import require_matched
 from sb3_clanker.json_schema import document_schema
 from sb3_clanker.metadata import PolicyMetadata, parse, read_file, read_metadata
@@ -34,16 +36,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     :param arguments: the words after the program's name, ``sys.argv`` by default
     :return: the exit code
     """
-    options = _parser().parse_args(arguments)
-    command: Callable[[argparse.Namespace], None] = options.command
+    _open_standard_streams()
+    try:
+        options = _parse(arguments)
+        command: Callable[[argparse.Namespace], None] = options.command
+    except PublicationError as error:
+        return _fail(error)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             command(options)
+        _flush()
     except ClankerError as error:
-        print(f"sb3-clanker: {_one_line(error)}", file=sys.stderr)
-        return 1
+        return _fail(error)
+    except KeyboardInterrupt:
+        return _fail("interrupted")
+    except (Exception, SystemExit) as error:  # a mistake of this package, or whatever the code in a file does
+        if sys.flags.dev_mode:
+            raise
+        return _fail(f"unexpected {type(error).__name__}: {error} (python -X dev -m sb3_clanker shows where)")
     return 0
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    try:
+        return _parser().parse_args(arguments)
+    finally:
+        _flush()  # its help is of no use where it cannot be written
 
 
 def _export(options: argparse.Namespace) -> None:
@@ -55,13 +74,14 @@ def _export(options: argparse.Namespace) -> None:
     export_options = ExportOptions(
         opset_version=options.opset, test_vectors=options.test_vectors, target=options.target
     )
-    path = onnx_path(options.output or options.model.parent / f"{options.model.stem}.onnx")
+    beside = options.model.parent / f"{options.model.stem}.onnx"
+    path = onnx_path(beside if options.output is None else options.output)
     model = load_algorithm(options.model, options.algo)
     normalization = resolve_normalization(model, _source(options.vecnormalize), options.model)
     report = write_policy(model, path, normalization, options.model, export_options)
-    print(report.validation)
-    print(_printable(f"VecNormalize statistics: {normalization.origin}"))
-    print(f"wrote {report.path} ({report.size:,} bytes)")
+    _say(str(report.validation))
+    _say(_printable(f"VecNormalize statistics: {normalization.origin}"))
+    _say(f"wrote {_printable(str(report.path))} ({report.size:,} bytes)")
 
 
 def _validate(options: argparse.Namespace) -> None:
@@ -77,7 +97,7 @@ def _validate(options: argparse.Namespace) -> None:
     if options.model is not None:
         found += [*_prove_again(options), f"it equals {options.model}"]
     for line in found:
-        print(_printable(line))
+        _say(_printable(line))
 
 
 def _prove_again(options: argparse.Namespace) -> list[str]:
@@ -99,25 +119,25 @@ def _inspect(options: argparse.Namespace) -> None:
         _inspect_target(metadata, options)
         return
     if options.json:
-        print(json.dumps(to_json(metadata), indent=2))
+        _say(json.dumps(to_json(metadata), indent=2))
         return
     width = min(max(len(label) for label, _ in _summary(metadata)), _WIDEST_LABEL)
     for label, text in _summary(metadata):
-        print(_printable(f"{label:<{width}}  {text}"))
+        _say(_printable(f"{label:<{width}}  {text}"))
 
 
 def _schema(options: argparse.Namespace) -> None:
-    print(json.dumps(document_schema(options.document), indent=2))
+    _say(json.dumps(document_schema(options.document), indent=2))
 
 
 def _inspect_target(metadata: PolicyMetadata, options: argparse.Namespace) -> None:
     report = check_target(metadata, options.target)
     if options.json:
-        print(json.dumps(to_json(report), indent=2))
+        _say(json.dumps(to_json(report), indent=2))
     elif report.accepts:
-        print(f"{report.target} takes it" + (f", in {report.mode} mode" if report.mode else ""))
+        _say(f"{report.target} takes it" + (f", in {report.mode} mode" if report.mode else ""))
         for note in report.notes:
-            print(f"note: {note}")
+            _say(f"note: {note}")
     if not report.accepts:
         raise TargetError(report.target, report.problems)
 
@@ -216,5 +236,58 @@ def _printable(text: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
+# Standard output and standard error ---------------------------------------------------------------------------------
+
+
+def _say(line: str) -> None:
+    """Print a line, whatever the encoding of standard output."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    with _writing():
+        print(line.encode(encoding, "backslashreplace").decode(encoding))
+
+
+def _flush() -> None:
+    if sys.stdout is not None:
+        with _writing():
+            sys.stdout.flush()
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    """Write to standard output; a reader that wants no more (``| head``) is no error.
+
+    :raises PublicationError: it cannot be written
+    """
+    try:
+        yield
+    except OSError as error:
+        with suppress(OSError, ValueError):  # what is left in the buffer must not fail again at the end of the process
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            raise PublicationError(Path("standard output"), error.strerror or str(error)) from error
+
+
+def _complain(line: str) -> None:
+    if sys.stderr is not None:  # print would take None for standard output
+        with suppress(OSError):
+            print(f"sb3-clanker: {line}", file=sys.stderr, flush=True)
+
+
+def _fail(error: object) -> int:
+    with suppress(PublicationError):
+        _flush()
+    _complain(_one_line(error))
+    return 1
+
+
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    print(f"sb3-clanker: warning: {_one_line(message)}", file=sys.stderr)
+    _complain(f"warning: {_one_line(message)}")
+
+
+def _open_standard_streams() -> None:
+    """Let no file that is opened later get the number of a standard stream that is closed: libraries write there."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)

@@ -12,6 +12,7 @@ import copyreg
 import io
 import pickle
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import CellType, FunctionType
@@ -22,24 +23,53 @@ from stable_baselines3.common.policies import BasePolicy
 from torch import nn
 from torch.nn.utils import parametrize
 
+from sb3_clanker.compiled import uncompiled
+from sb3_clanker.errors import UnsupportedPolicyError
+from sb3_clanker.whereabouts import path_to
+
+_LOCKS = {type(threading.Lock()): threading.Lock, type(threading.RLock()): threading.RLock}
+_SCRIPTED = (th.jit.ScriptModule, th.jit.ScriptFunction)
+
 PolicyT = TypeVar("PolicyT", bound=BasePolicy)
 
 
 def copy_policy(policy: PolicyT) -> PolicyT:
-    """Copy a policy to the CPU; the policy itself is left as it is."""
+    """Copy a policy to the CPU; the policy itself is left as it is.
+
+    :raises UnsupportedPolicyError: a part of it cannot be copied; it is named
+    """
     buffer = io.BytesIO()
     pickler = _Pickler(buffer, protocol=pickle.HIGHEST_PROTOCOL)
-    pickler.dump(policy)
+    try:
+        pickler.dump(policy)
+    except Exception as error:  # whatever a part of the policy raises
+        where = path_to(pickler.last, policy, "policy") or "something in it"
+        raise _refusal(policy, f"{where} (of type {type(pickler.last).__name__})", error) from error
     buffer.seek(0)
-    copy: PolicyT = _Unpickler(buffer, pickler.kept).load()
+    try:
+        copy: PolicyT = _Unpickler(buffer, pickler.kept).load()
+    except Exception as error:  # as above
+        raise _refusal(policy, "it", error) from error
     return copy
+
+
+def _refusal(policy: BasePolicy, what: str, error: Exception) -> UnsupportedPolicyError:
+    return UnsupportedPolicyError(
+        type(uncompiled(policy)).__qualname__,
+        f"{what} cannot be copied: {str(error) or type(error).__name__}",
+        "Keep it outside of the policy, or let the class that holds it leave it out in __getstate__ and make it anew "
+        "in __setstate__.",
+    )
 
 
 class _Pickler(pickle.Pickler):
     """Pickles objects, and keeps beside the pickle what is not pickled: copies of tensors, and code.
 
     :ivar kept: what was kept, by the number that stands for it in the pickle
+    :ivar last: what it came to last
     """
+
+    last: object = None
 
     def __init__(self, file: io.BytesIO, protocol: int) -> None:
         super().__init__(file, protocol)
@@ -48,6 +78,7 @@ class _Pickler(pickle.Pickler):
         self._storages: dict[int, th.UntypedStorage] = {}
 
     def persistent_id(self, obj: Any) -> int | None:
+        self.last = obj
         if type(obj) in (th.Tensor, nn.Parameter) and obj.layout == th.strided:
             return self._keep(obj, self._clone)
         if isinstance(obj, type) and not _is_importable(obj):
@@ -57,7 +88,13 @@ class _Pickler(pickle.Pickler):
         return None
 
     def reducer_override(self, obj: Any) -> Any:
-        """Functions without a name, and what modules refuse to pickle of themselves."""
+        """What is compiled, locks, functions without a name, and what modules refuse to pickle of themselves."""
+        if (original := uncompiled(obj)) is not obj:
+            return uncompiled, (original,)
+        if isinstance(obj, _SCRIPTED):
+            raise pickle.PicklingError("TorchScript cannot be traced into a graph; put the module itself in its place")
+        if type(obj) in _LOCKS:
+            return _LOCKS[type(obj)], ()
         if isinstance(obj, FunctionType) and not _is_importable(obj):
             closed_over = [(cell.cell_contents,) if is_filled(cell) else () for cell in obj.__closure__ or ()]
             state = closed_over, obj.__defaults__, obj.__kwdefaults__, vars(obj)

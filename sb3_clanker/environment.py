@@ -83,7 +83,11 @@ def _transposed_keys(wrappers: list[VecEnv]) -> set[str | None]:
 
 def warn_of_inner_normalization(env: VecEnv | None) -> None:
     """Warn where gymnasium normalizes observations inside the environment: its statistics cannot be read from here."""
-    if env is not None and any(env.env_is_wrapped(gym.wrappers.NormalizeObservation)):
+    try:
+        normalizes = env is not None and any(env.env_is_wrapped(gym.wrappers.NormalizeObservation))
+    except (OSError, EOFError):  # its processes have ended, and cannot be asked
+        return
+    if normalizes:
         warnings.warn(
             "The environment normalizes its observations itself (gymnasium's NormalizeObservation). That cannot be "
             "folded into the file, which will expect observations normalized in the same way. Use Stable-Baselines3's "

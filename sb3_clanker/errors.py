@@ -204,6 +204,20 @@ class MissingFileError(ClankerError, FileNotFoundError):
         super().__init__(f"{path}: there is no such {what}. Check the path.")
 
 
+class RemotePathError(ClankerError, ValueError):
+    """A URL was given in place of a path.
+
+    :ivar url: what was given
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        super().__init__(
+            f"{url}: this is a URL, and files are read and written by paths of this machine alone. Use a local folder "
+            "and copy from or to the storage, or mount the storage and name the folder where it is mounted."
+        )
+
+
 class UnreadableFileError(ClankerError, OSError):
     """A file that was named is there, and cannot be read.
 
@@ -243,16 +257,17 @@ class UnsupportedOpsetError(ClankerError, ValueError):
 
 
 class NonFiniteWeightsError(ClankerError, ValueError):
-    """The policy has diverged: a weight is infinite or not a number.
+    """The policy has diverged: a weight is infinite or not a number, or a buffer that it saves not a number.
 
     :ivar tensor: name of the first such tensor
     """
 
-    def __init__(self, tensor: str) -> None:
+    def __init__(self, tensor: str, *, buffer: bool = False) -> None:
         self.tensor = tensor
         super().__init__(
-            f"{tensor} holds values that are infinite or not a number: training has diverged. "
+            f"{tensor} holds values that are {'' if buffer else 'infinite or '}not a number: training has diverged. "
             "Go back to the last good checkpoint."
+            + (" If they are meant, register the buffer with persistent=False." if buffer else "")
         )
 
 

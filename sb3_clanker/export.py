@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_clanker.artifact import Publication, ensure_folder, pair_with_zip, vectors_path
-from sb3_clanker.errors import PublicationError
+from sb3_clanker.compiled import uncompiled
+from sb3_clanker.errors import ClankerError, PublicationError, UnsupportedPolicyError
 from sb3_clanker.exporter import Exporter
 from sb3_clanker.graph import FilledGraph
 from sb3_clanker.loading import holds_policy_of
@@ -18,7 +21,8 @@ from sb3_clanker.metadata import (
     parse,
     read_file,
 )
-from sb3_clanker.options import ExportOptions, FurtherOutput
+from sb3_clanker.options import ExportOptions, FurtherOutput, OptionsSource, as_options
+from sb3_clanker.paths import local_path
 from sb3_clanker.report import ValidationReport
 from sb3_clanker.statistics import Normalization, NormalizationSource, resolve_normalization
 from sb3_clanker.subject import Subject, check_algorithm
@@ -65,7 +69,7 @@ def export_policy(
     path: str | Path,
     *,
     vec_normalize: NormalizationSource = "auto",
-    options: ExportOptions = ExportOptions(),
+    options: OptionsSource = ExportOptions(),
 ) -> ExportReport:
     """Write the policy of an algorithm as one proven ``.onnx`` file.
 
@@ -75,9 +79,11 @@ def export_policy(
         with, or for a loaded model the statistics that are those of its ``.zip`` by name or by the record of the
         ``.onnx`` beside it, where that ``.zip`` lies beside ``path`` and has its name; or a ``VecNormalize``, the path
         of saved statistics, or None for certainly none
-    :param options: see :class:`ExportOptions`
+    :param options: see :class:`ExportOptions`; also as a mapping
     :return: what was done and measured
-    :raises UnsupportedPolicyError: not an algorithm, or a policy that cannot be exported
+    :raises UnsupportedPolicyError: not an algorithm, or a policy that cannot be exported or whose own code fails
+    :raises OptionError: an option cannot be used, ``path`` is no path, or ``vec_normalize`` none of what it may be
+    :raises RemotePathError: ``path`` is a URL
     :raises UnsupportedSpaceError: a space has no place in the file format
     :raises NormalizationError: the statistics are of another policy, or not there
     :raises UnmatchedFilesError: the ``.zip`` and the statistics beside it are not of the same instant
@@ -93,10 +99,11 @@ def export_policy(
     0.0
     """
     check_algorithm(model)
-    path = onnx_path(path)
-    zip_path = _own_zip(path, model)
-    normalization = resolve_normalization(model, vec_normalize, zip_path)
-    return write_policy(model, path, normalization, zip_path, options)
+    options, path = as_options(options), onnx_path(path)
+    with typed_errors(model):
+        zip_path = _own_zip(path, model)
+        normalization = resolve_normalization(model, vec_normalize, zip_path)
+        return write_policy(model, path, normalization, zip_path, options)
 
 
 def validate_policy(
@@ -104,7 +111,7 @@ def validate_policy(
     model: BaseAlgorithm,
     *,
     vec_normalize: NormalizationSource = "auto",
-    options: ExportOptions = ExportOptions(),
+    options: OptionsSource = ExportOptions(),
 ) -> ValidationReport:
     """Prove again that a file does what a policy does.
 
@@ -117,11 +124,30 @@ def validate_policy(
     :raises PolicyFileError: the file is damaged or not one of this package
     """
     check_algorithm(model)
-    path = Path(path)
+    options, path = as_options(options), local_path(path)
     data = read_file(path)
     metadata = parse(data, path)
-    normalization = resolve_normalization(model, vec_normalize, _own_zip(path, model))
-    return check_policy(data, metadata, model, normalization, options)
+    with typed_errors(model):
+        normalization = resolve_normalization(model, vec_normalize, _own_zip(path, model))
+        return check_policy(data, metadata, model, normalization, options)
+
+
+@contextmanager
+def typed_errors(model: BaseAlgorithm) -> Iterator[None]:
+    """Turn whatever a policy's own code raises while it is exported into an error of this package.
+
+    :raises UnsupportedPolicyError: it raised something
+    """
+    try:
+        yield
+    except (ClankerError, MemoryError, Warning):  # a warning is an error only where the caller made it one
+        raise
+    except Exception as error:
+        raise UnsupportedPolicyError(
+            type(uncompiled(model.policy)).__qualname__,
+            f"{type(error).__name__}: {error}",
+            "See whether model.predict() works on a raw observation; if it does, this is a mistake of sb3_clanker.",
+        ) from error
 
 
 def check_policy(
@@ -171,11 +197,15 @@ def write_policy(
 def onnx_path(path: str | Path) -> Path:
     """Where a file will be written: ``path``, with ``.onnx`` added where it is missing.
 
+    :raises OptionError: it is no path
+    :raises RemotePathError: it is a URL
     :raises PublicationError: there is a folder of that name
     """
-    path = Path(path)
-    if not path.name:
+    path = local_path(path)
+    if path.name in ("", ".."):
         raise PublicationError(path, "it is a folder")
+    if "\0" in path.name:
+        raise PublicationError(path, "no file can have this name")
     path = path if path.suffix == ".onnx" else path.with_name(f"{path.name}.onnx")
     try:
         in_the_way = path.is_dir()

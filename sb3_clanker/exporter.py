@@ -18,6 +18,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_clanker.actor import Actor
 from sb3_clanker.baked import baked_in
+from sb3_clanker.compiled import uncompiled
 from sb3_clanker.container import join_container
 from sb3_clanker.environment import wrapper_names
 from sb3_clanker.errors import NoVectorsWarning, ValidationError
@@ -189,7 +190,7 @@ class Exporter:
     ) -> PolicyMetadata:
         """The record, but for what the proof will tell."""
         model, normalization = self._subject.model, self._subject.normalization
-        policy = model.policy
+        policy = uncompiled(model.policy)
         return PolicyMetadata(
             algorithm=type(model).__name__,
             policy_class=f"{type(policy).__module__}.{type(policy).__qualname__}",

@@ -23,6 +23,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from torch import nn
 
 from sb3_clanker.actor import Actor
+from sb3_clanker.compiled import eager
 from sb3_clanker.container import cut_last_output, find_tensors
 from sb3_clanker.errors import GraphError
 from sb3_clanker.opset import NATIVE_OPSET, lower_opset, oldest_ir_version
@@ -157,7 +158,7 @@ def _surroundings() -> Iterator[None]:
     validate_args = distribution._validate_args
     loggers = [logging.getLogger(name) for name in _TALKATIVE]
     levels = [logger.level for logger in loggers]
-    with th.random.fork_rng(devices=[]), th.no_grad(), warnings.catch_warnings():
+    with th.random.fork_rng(devices=[]), th.no_grad(), eager(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for logger in loggers:
             logger.setLevel(logging.ERROR)

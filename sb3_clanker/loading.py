@@ -20,7 +20,9 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.save_util import load_from_zip_file
 
 from sb3_clanker.artifact import pair_with_zip
+from sb3_clanker.compiled import uncompiled
 from sb3_clanker.errors import CheckpointError, MissingDependencyError, MissingFileError, OptionError
+from sb3_clanker.paths import local_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +69,15 @@ _WITHOUT_BUFFER: Mapping[str, Any] = {
 }
 """A policy needs no replay buffer, which may be of many gigabytes, or need an environment (HER)."""
 
+_OVERHEAD = 65_536
+"""Bytes of a file beside the values of a tensor, by far more than they are."""
+
+_MOST_UNPACKED = 64
+"""How many times larger than its file what is in a ``.zip`` may be: Stable-Baselines3 does not compress at all."""
+
+_ALWAYS_UNPACKED = 1 << 28
+"""Bytes that may be in a ``.zip`` however small it is."""
+
 _SAME_ACTOR = {frozenset({"td3", "ddpg"}): "td3"}
 """Algorithms that no file can tell apart, and that share policy and actor to the last line."""
 
@@ -81,17 +92,19 @@ def load_algorithm(path: str | Path, algo: str | None = None) -> BaseAlgorithm:
     :raises OptionError: there is no such algorithm
     :raises MissingDependencyError: the algorithm is of sb3-contrib, which is not installed
     """
-    path = Path(path)
+    path = local_path(path)
     if algo is not None and algo not in ALGORITHMS:
         raise OptionError("algo", algo, f"one of {', '.join(ALGORITHMS)}")
     data = _read(path)
     cls = _import_class(algo or _recognise(path, data))
     try:
-        return cls.load(path, device="cpu", custom_objects=dict(_WITHOUT_BUFFER))
+        model = cls.load(path, device="cpu", custom_objects=dict(_WITHOUT_BUFFER))
+        model.num_timesteps = int(model.num_timesteps)
     except Exception as error:  # whatever the file makes Stable-Baselines3 raise
         raise CheckpointError(
             path, f"{cls.__name__} cannot load it ({type(error).__name__}: {error})", "Is it of another algorithm?"
         ) from error
+    return model
 
 
 def class_of(path: Path, name: str) -> type[BaseAlgorithm]:
@@ -111,24 +124,38 @@ def class_of(path: Path, name: str) -> type[BaseAlgorithm]:
 
 
 def holds_policy_of(path: Path, model: BaseAlgorithm) -> bool:
-    """Whether a ``.zip`` holds the very weights of a model. Runs no code of the file."""
+    """Whether a ``.zip`` holds the very weights of a model. Runs no code of the file, nor unpacks more than these."""
+    live = uncompiled(model.policy).state_dict()  # as Stable-Baselines3 saves it
     try:
-        with zipfile.ZipFile(path) as archive:
-            saved = th.load(io.BytesIO(archive.read("policy.pth")), map_location="cpu", weights_only=True)
+        most = sum(tensor.nbytes + _OVERHEAD for tensor in live.values() if isinstance(tensor, th.Tensor)) + _OVERHEAD
+        saved = _read_weights(path, most)
+        return set(saved) == set(live) and all(th.equal(saved[name], live[name].cpu()) for name in live)
     except Exception:  # anything else than a readable .zip is not the file of this model
         return False
-    live = model.policy.state_dict()
-    return (
-        isinstance(saved, dict)
-        and set(saved) == set(live)
-        and all(isinstance(saved[name], th.Tensor) and th.equal(saved[name], live[name].cpu()) for name in live)
-    )
+
+
+def _read_weights(path: Path, most: int) -> Any:
+    """The weights in a ``.zip``, which are of so many bytes at most, packed and unpacked."""
+    if not path.is_file():  # a pipe may never end
+        raise MissingFileError(path, ".zip of Stable-Baselines3")
+    with zipfile.ZipFile(path) as archive, archive.open("policy.pth") as member:
+        content = member.read(most + 1)  # what the directory says of its size need not be true
+    with zipfile.ZipFile(io.BytesIO(content)) as weights:  # torch's files are zip files too
+        if len(content) > most or sum(entry.file_size for entry in weights.infolist()) > most:
+            raise CheckpointError(path, "its weights are of another size", "Save the model again.")
+    return th.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
 def _read(path: Path) -> dict[str, Any]:
     if not os.path.isfile(path):  # noqa: PTH113 - false, not an error, for a name that no file can have
         raise MissingFileError(path, ".zip of Stable-Baselines3")
     pair_with_zip(path)  # refuses what is no whole zip file
+    with zipfile.ZipFile(path) as archive:
+        unpacked, packed = sum(entry.file_size for entry in archive.infolist()), path.stat().st_size
+    if unpacked > max(_MOST_UNPACKED * packed, _ALWAYS_UNPACKED):
+        raise CheckpointError(
+            path, f"what is in it takes {unpacked:,} bytes, and the file itself {packed:,}", "Save the model again."
+        )
     try:
         data, _, _ = load_from_zip_file(path, device="cpu")
     except ImportError as error:

@@ -29,6 +29,7 @@ from sb3_clanker.errors import (
     SchemaVersionError,
     UnreadableFileError,
 )
+from sb3_clanker.paths import local_path
 from sb3_clanker.report import CrossCheckRecord, LatencyRecord
 from sb3_clanker.schema import from_json, parse_json, to_json
 from sb3_clanker.tensors import LeafSpace, ObservationSpace, Sampling, TensorSpec, action_dim
@@ -288,7 +289,7 @@ def read_metadata(path: str | Path) -> PolicyMetadata:
     >>> read_metadata("runs/cartpole/best_model.onnx").training.num_timesteps  # doctest: +SKIP
     50000
     """
-    path = Path(path)
+    path = local_path(path)
     return parse(read_file(path), path)
 
 

@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 
 from sb3_clanker.environment import FrameStack
+from sb3_clanker.errors import NormalizationError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,7 @@ def collect_statistics(
     Empty where there is no VecNormalize, or where it leaves observations alone (``norm_obs=False``).
 
     :param stacks: how frames are stacked; where that happens after VecNormalize, its statistics are repeated
+    :raises NormalizationError: they are damaged, or have diverged
     """
     if vec_normalize is None or not vec_normalize.norm_obs:
         return {}
@@ -64,16 +66,30 @@ def collect_statistics(
             return values
         return np.concatenate([values] * stack.n_stack, axis=stack.axis)
 
-    return {
-        key: Statistics(
-            mean=repeated(np.array(running[key].mean, dtype=np.float64), key),
-            variance=repeated(np.array(running[key].var, dtype=np.float64), key),
-            epsilon=float(vec_normalize.epsilon),
-            clip_obs=float(vec_normalize.clip_obs),
-            latest=None if latest is None else repeated(latest[key], key),
-        )
-        for key in keys
-    }
+    try:
+        found = {
+            key: Statistics(
+                mean=repeated(np.array(running[key].mean, dtype=np.float64), key),
+                variance=repeated(np.array(running[key].var, dtype=np.float64), key),
+                epsilon=float(vec_normalize.epsilon),
+                clip_obs=float(vec_normalize.clip_obs),
+                latest=None if latest is None else repeated(latest[key], key),
+            )
+            for key in keys
+        }
+    except (AttributeError, TypeError, ValueError) as error:  # of a pickle that somebody changed
+        raise NormalizationError(
+            f"These VecNormalize statistics are damaged ({error}). Save them with VecNormalize.save()."
+        ) from error
+    for key, statistics in found.items():
+        variance = statistics.variance + statistics.epsilon
+        if not (np.isfinite(statistics.mean).all() and np.isfinite(variance).all() and (variance > 0).all()):
+            raise NormalizationError(
+                f"The VecNormalize statistics for {'the observation' if key is None else f'the key {key!r}'} hold "
+                "values that are infinite, negative or not a number: the environment gave such observations. Find "
+                "out where they come from, and go back to the last good checkpoint."
+            )
+    return found
 
 
 class Normalize(nn.Module):

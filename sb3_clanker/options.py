@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, TypeAlias, get_args
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from typing import Any, Literal, TypeAlias, get_args
 
 from sb3_clanker.errors import OptionError, UnsupportedOpsetError
 from sb3_clanker.metadata import check_entries
 from sb3_clanker.targets import TargetName, known_target
 
 SUPPORTED_OPSETS = range(17, 24)
+
+_MOST = 100_000
+"""Observations and vectors that may be asked for: they are drawn at once."""
 
 FurtherOutput = Literal["distribution", "value", "q_values"]
 Labels: TypeAlias = Sequence[str]
@@ -81,12 +85,14 @@ class ExportOptions:
             value = getattr(self, option)
             if value is not None and (type(value) is not int or value < 1):
                 raise OptionError(option, value, "a positive integer, or None")
+            if value is not None and value > _MOST:
+                raise OptionError(option, value, f"{_MOST:,} at most, or None")
         if not isinstance(self.channels_last, bool):
             raise OptionError("channels_last", self.channels_last, "True or False")
-        known = get_args(FurtherOutput)
-        if isinstance(self.further_outputs, str) or not set(self.further_outputs) <= set(known):
-            raise OptionError("further_outputs", self.further_outputs, f"a sequence of {', '.join(map(repr, known))}")
-        object.__setattr__(self, "further_outputs", tuple(dict.fromkeys(self.further_outputs)))
+        known, asked = get_args(FurtherOutput), self.further_outputs
+        if isinstance(asked, str) or not isinstance(asked, Collection) or any(name not in known for name in asked):
+            raise OptionError("further_outputs", asked, f"a sequence of {', '.join(map(repr, known))}")
+        object.__setattr__(self, "further_outputs", tuple(dict.fromkeys(asked)))
         for option, unit in (("control_period", "seconds"), ("max_latency_ms", "milliseconds")):
             value = getattr(self, option)
             if value is not None and (
@@ -98,6 +104,25 @@ class ExportOptions:
         if self.target is not None:
             known_target(self.target)
         object.__setattr__(self, "metadata", dict(check_entries(self.metadata)))
+
+
+OptionsSource: TypeAlias = ExportOptions | Mapping[str, Any]
+"""Options, or a mapping of their names to values, as a YAML file gives it."""
+
+
+def as_options(options: OptionsSource) -> ExportOptions:
+    """Options from whatever a caller may give for them; errors as for :class:`ExportOptions`."""
+    if isinstance(options, ExportOptions):
+        return options
+    if not isinstance(options, Mapping):
+        raise OptionError("options", options, "ExportOptions, or a mapping of their names to values")
+    known = [option.name for option in fields(ExportOptions)]
+    for name in options:
+        if name not in known:
+            (nearest,) = get_close_matches(str(name), known, n=1, cutoff=0.0)
+            expected = f"options that exist: {', '.join(known)}. Nearest is {nearest}"
+            raise OptionError(f"options[{name!r}]", options[name], expected)
+    return ExportOptions(**options)
 
 
 def _check_labels(option: str, labels: object) -> Labels | dict[str, Labels] | None:

@@ -12,6 +12,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_clanker.environment import wrapper_names
 from sb3_clanker.errors import OptionError, PublicationError
+from sb3_clanker.paths import local_path
 from sb3_clanker.training import Training
 
 PLACEHOLDERS = ("env", "run")
@@ -26,10 +27,12 @@ class RunPath:
     :param path: the path; ``{{`` and ``}}`` stand for braces
     :param known: the placeholders that it may hold
     :raises OptionError: it holds others, or is no path
+    :raises RemotePathError: it is a URL
     :ivar placeholders: those that it holds
     """
 
     def __init__(self, option: str, path: str | Path, known: Collection[str] = PLACEHOLDERS) -> None:
+        path = local_path(path, option)
         names = " and ".join(f"{{{name}}}" for name in PLACEHOLDERS if name in known)
         expected = f"a path with no placeholders but {names}" if names else "a path without placeholders"
         try:

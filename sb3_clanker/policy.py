@@ -20,6 +20,7 @@ from sb3_clanker.errors import (
     UnsafeGraphError,
 )
 from sb3_clanker.metadata import PolicyMetadata, parse, read_file
+from sb3_clanker.paths import local_path
 from sb3_clanker.sampling import make_sampler
 from sb3_clanker.screening import HostileGraphError, screen
 from sb3_clanker.tensors import BATCH, DictSpace, LeafSpace, TensorSpec, to_gymnasium
@@ -61,7 +62,7 @@ class OnnxPolicy:
     metadata: PolicyMetadata
 
     def __init__(self, path: str | Path) -> None:
-        path = Path(path)
+        path = local_path(path)
         data = read_file(path)
         self._load(data, parse(data, path), path)
 

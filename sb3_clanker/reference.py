@@ -18,6 +18,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_clanker.compiled import eager
 from sb3_clanker.copying import copy_policy
 from sb3_clanker.environment import FrameStack
 from sb3_clanker.further import Further
@@ -88,7 +89,7 @@ class Reference:
         :param observation: raw observations
         :param context: what else ``predict`` takes: ``state``, ``episode_start``, ``action_masks``
         """
-        with modes_kept(self._model.policy):
+        with modes_kept(self._model.policy), eager():
             return self._act(self._predictor, observation, context)
 
     def perturbed(self, observations: Batch, **context: Any) -> list[Prediction]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 import warnings
 from collections.abc import Mapping
@@ -106,7 +107,7 @@ def resolve_normalization(
     found = _find(zip_path) if zip_path else None
     if found is not None:
         return found
-    others = [path for path in other_statistics(zip_path) if path.is_file()] if zip_path else []
+    others = [path for path in other_statistics(zip_path) if os.path.isfile(path)] if zip_path else []  # noqa: PTH113
     warnings.warn(
         "It is unknown whether this policy was trained with VecNormalize: the model has no environment, and no "
         f"statistics {'of that name ' if others else ''}lie beside its .zip. "
@@ -120,7 +121,7 @@ def resolve_normalization(
 
 def _find(zip_path: Path) -> Normalization | None:
     """The normalization of a ``.zip`` by what lies beside it, None where nothing tells."""
-    own = next((path for path in own_statistics(zip_path) if path.is_file()), None)
+    own = next((path for path in own_statistics(zip_path) if os.path.isfile(path)), None)  # noqa: PTH113
     policy_path = zip_path.with_suffix(".onnx")
     try:
         record = read_metadata(policy_path)
@@ -163,7 +164,7 @@ def load_statistics(path: Path) -> VecNormalize:
     :raises MissingFileError: there is no such file
     :raises NormalizationError: it holds no VecNormalize
     """
-    if not path.is_file():
+    if not os.path.isfile(path):  # noqa: PTH113 - false, not an error, for a name that no file can have
         raise MissingFileError(path, "file of VecNormalize statistics")
     try:
         with path.open("rb") as file:

@@ -12,6 +12,7 @@ from stable_baselines3.common.policies import BasePolicy
 
 from sb3_clanker.actor import Actor, make_actor, masked_choices
 from sb3_clanker.baked import baked_in, is_standard, space_bounds
+from sb3_clanker.compiled import uncompiled, uncompiled_name
 from sb3_clanker.copying import copy_policy
 from sb3_clanker.environment import warn_of_inner_normalization
 from sb3_clanker.errors import NonFiniteWeightsError, UnsupportedPolicyError
@@ -45,11 +46,17 @@ class Subject:
         check_algorithm(model)
         self.model, self.normalization, self._options = model, normalization, options
         self._actor: Actor | None = None
-        self._bounds: Hashable = None
+        self._around: Hashable = None
         self._drawn: dict[int, Batch] = {}
         self._twin: CpuTwin | None = None
         warn_of_inner_normalization(model.get_env())
         check_pipeline(model, normalization.vec_normalize)
+
+    @property
+    def policy(self) -> BasePolicy:
+        """Its policy, as it was before it was compiled."""
+        policy: BasePolicy = uncompiled(self.model.policy)
+        return policy
 
     @contextmanager
     def untouched(self) -> Iterator[None]:
@@ -57,12 +64,12 @@ class Subject:
         if self.is_standard():  # a prediction changes nothing but modes, which are kept at each
             yield
         else:
-            with untouched(self.model.policy):
+            with untouched(self.policy):
                 yield
 
     def is_standard(self) -> bool:
         """Whether the policy runs no code of a user."""
-        return is_standard(self.model.policy)
+        return is_standard(self.policy)
 
     def check(self) -> None:
         """Refuse what no file can do, or should: it may come up while training goes on.
@@ -78,26 +85,31 @@ class Subject:
     def check_finite(self) -> None:
         """Refuse a policy that has diverged, in whichever of its networks.
 
+        In a buffer, infinity may well be meant (a mask, a bound), and anything in one that is not saved.
+
         :raises NonFiniteWeightsError: it has
         """
-        for name, parameter in self.model.policy.named_parameters():
-            total = np.add.reduce(parameter.detach().cpu().float().numpy(), axis=None)  # quick; wakes no thread
-            if not np.isfinite(total) and not parameter.isfinite().all():  # a sum may overflow
-                raise NonFiniteWeightsError(name)
+        for name, parameter in self.policy.named_parameters():
+            if not np.isfinite(_total(parameter)) and not parameter.isfinite().all():  # a sum may overflow
+                raise NonFiniteWeightsError(uncompiled_name(name))
+        for name, buffer in self.policy.named_buffers():
+            suspect = buffer.is_floating_point() and np.isnan(_total(buffer))
+            if suspect and buffer.isnan().any() and name in self.policy.state_dict():
+                raise NonFiniteWeightsError(uncompiled_name(name), buffer=True)
 
     def actor(self) -> Actor:
         """The actor of the policy as it is now, on the CPU: of the live policy, or of its twin."""
         policy, statistics = self._on_cpu(), self.normalization.statistics()
-        bounds = space_bounds(policy)
-        if self._bounds != bounds:
-            self._bounds, self._actor = bounds, None
+        around = space_bounds(policy), bool(statistics)
+        if self._around != around:
+            self._around, self._actor = around, None
             self._drawn.clear()
         if self._actor is None or self._actor.policy is not policy or statistics:
             self._actor = make_actor(policy, statistics, self._options)
         return self._actor
 
     def _on_cpu(self) -> BasePolicy:
-        live = self.model.policy
+        live = self.policy
         if not needs_twin(live):
             return live
         if self._twin is not None and self._twin.is_of(live):
@@ -112,7 +124,7 @@ class Subject:
         :param now: what :func:`baked_in` found in the policy
         :raises UnsupportedPolicyError: the copy does not do what the policy does
         """
-        policy = self.model.policy
+        policy = self.policy
         actor = make_actor(copy_policy(policy), self.normalization.statistics(), self._options)
         if not self.is_standard() and baked_in(actor, standard=False) != now:
             raise UnsupportedPolicyError(
@@ -128,7 +140,7 @@ class Subject:
         :param actor: what :meth:`actor` gave: the policy itself answers, or its twin, which is held against it
         :raises UnsupportedPolicyError: the twin acts otherwise than the policy
         """
-        live = self.model.policy
+        live = self.policy
         if actor.policy is live:
             return self._ask(self.model, actor.further)
         sample = take(self.probes(in_full=False).observations, slice(0, _N_TWIN))
@@ -165,6 +177,12 @@ class Subject:
         if n_samples not in self._drawn:
             self._drawn[n_samples] = draw_observations(space, statistics, n_samples)
         return self._drawn[n_samples]
+
+
+def _total(tensor: th.Tensor) -> float:
+    """The sum of a tensor: quick, and wakes no thread."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return float(np.add.reduce(tensor.detach().cpu().float().numpy(), axis=None))
 
 
 def check_algorithm(model: object) -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.policies import BasePolicy
 
 from sb3_clanker.baked import is_standard, settings, space_bounds
+from sb3_clanker.compiled import uncompiled_name
 from sb3_clanker.copying import copy_policy
 from sb3_clanker.errors import UnsupportedPolicyError
 from sb3_clanker.reference import Prediction
@@ -50,7 +51,8 @@ class CpuTwin:
 
     def update(self) -> None:
         """Copy the live weights and buffers."""
-        live = {**dict(self._live.named_parameters()), **dict(self._live.named_buffers())}
+        named = (*self._live.named_parameters(), *self._live.named_buffers())
+        live = {uncompiled_name(name): tensor for name, tensor in named}
         with th.no_grad():
             for name, tensor in (*self.policy.named_parameters(), *self.policy.named_buffers()):
                 tensor.copy_(live[name])

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from sb3_clanker.errors import OptionError, VectorsError, VectorsMismatchError
 from sb3_clanker.metadata import read_file
+from sb3_clanker.paths import local_path
 from sb3_clanker.policy import OnnxPolicy
 from sb3_clanker.schema import from_json, parse_json, to_json
 
@@ -125,7 +126,7 @@ def read_vectors(path: str | Path) -> TestVectors:
     :raises UnreadableFileError: it cannot be read, or it is too large
     :raises VectorsError: it is none, or damaged, or of a version that this reader does not know
     """
-    path = Path(path)
+    path = local_path(path)
     data = read_file(path, "file of test vectors", _LARGEST)
     try:
         document = parse_json(data)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ from gymnasium import spaces
 from stable_baselines3 import DDPG, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_clanker import ExportOptions, OnnxPolicy, __version__, export_policy, read_metadata
@@ -649,3 +652,230 @@ def test_the_command_line_writes_what_the_function_writes(world: World, tmp_path
     for record in (of_command_line, of_function):
         del record["provenance"]["created"], record["provenance"]["seal"]
     assert of_function == of_command_line
+
+
+# Whatever the streams are -------------------------------------------------------------------------------------------
+
+_CLI = (sys.executable, "-m", "sb3_clanker")
+
+
+def _shell(command: str, *words: object, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run a command of bash, in which ``$@`` are the words."""
+    return subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command, "bash", *map(str, words)],  # noqa: S607
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env={**os.environ, **env},
+    )
+
+
+@pytest.mark.parametrize(
+    "words", [["inspect"], ["inspect", "--json"], ["validate"], ["inspect", "--help"]], ids=" ".join
+)
+def test_a_reader_that_wants_no_more_is_no_error(words: list[str], world: World) -> None:
+    done = _shell('"$@" | true', *_CLI, *words, world.plain_onnx)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_verdict_does_not_depend_on_the_reader(world: World, tmp_path: Path) -> None:
+    done = _shell('"$@" | true', *_CLI, "inspect", "--json", "--target", "clankers", _of_other_target(tmp_path))
+    assert done.returncode == 1
+    assert done.stderr.startswith("sb3-clanker: clankers does not take this policy: ")
+    assert done.stderr.count("\n") == 1
+
+
+def _of_other_target(folder: Path) -> Path:
+    """A policy that clankers does not take."""
+    path: Path = export_policy(
+        make_model(observation_space=spaces.Dict({"a": spaces.Box(-1, 1, (2,))}), policy="MultiInputPolicy"),
+        folder / "dict.onnx",
+    ).path
+    return path
+
+
+@pytest.mark.parametrize("words", [["inspect"], ["inspect", "--json"]], ids=" ".join)
+def test_a_full_device_is_one_line(words: list[str], world: World) -> None:
+    done = _shell('"$@" > /dev/full', *_CLI, *words, world.plain_onnx)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "sb3-clanker: standard output: cannot be written: No space left on device. "
+        "Check that the folder exists, is writable and not full.\n"
+    )
+
+
+@pytest.mark.parametrize("env", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}], ids=str)
+def test_any_encoding_of_standard_output_will_do(env: dict[str, str], tmp_path: Path) -> None:
+    options = ExportOptions(metadata={"робот": "±1"})
+    path = export_policy(make_model(), tmp_path / "политика.onnx", options=options).path
+    ascii_ = env | {"PYTHONCOERCECLOCALE": "0"}
+    done = _shell('"$@"', *_CLI, "inspect", path, **ascii_)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\\u0440\\u043e\\u0431\\u043e\\u0442" in done.stdout
+    assert "\\xb11" in done.stdout
+    assert json.loads(_shell('"$@"', *_CLI, "inspect", "--json", path, **ascii_).stdout)["entries"] == options.metadata
+    missing = _shell('"$@"', *_CLI, "validate", tmp_path / "нет.onnx", **ascii_)
+    assert missing.returncode == 1
+    assert missing.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&- 2>&- <&-", "2>/dev/full"])
+def test_closed_streams_change_neither_the_exit_code_nor_the_file(closed: str, world: World, tmp_path: Path) -> None:
+    done = _shell(f'"$@" {closed}', *_CLI, "inspect", tmp_path / "missing.onnx")
+    assert (done.returncode, done.stdout) == (1, "")
+    done = _shell(f'"$@" {closed}', *_CLI, "inspect", world.plain_onnx)
+    assert (done.returncode, done.stderr) == (0, "")
+    words = ["export", "--model", world.plain, "--output", tmp_path / "policy.onnx", "--vecnormalize", "none"]
+    if closed == ">&- 2>&- <&-":
+        assert _shell(f'"$@" {closed}', *_CLI, *words).returncode == 0
+        _assert_equals_zip(tmp_path / "policy.onnx", world.plain)
+
+
+# Whatever goes wrong ------------------------------------------------------------------------------------------------
+
+
+def _exit_when_loaded(path: Path) -> Path:
+    path.write_bytes(b"\x80\x04cbuiltins\nexit\n)R.")
+    return path
+
+
+def _with_attribute(world: World, path: Path, **attributes: object) -> Path:
+    """A .zip in which somebody changed what was saved."""
+    with zipfile.ZipFile(world.plain) as old, zipfile.ZipFile(path, "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            new.writestr(name, json.dumps(json.loads(content) | attributes) if name == "data" else content)
+    return path
+
+
+def _with_statistics(world: World, path: Path, **attributes: object) -> Path:
+    """Statistics in which somebody changed what was saved."""
+    vec_normalize = VecNormalize.load(str(world.statistics), make_env(UNBOUNDED_OBSERVATION, BOX_ACTION))
+    for name, value in attributes.items():
+        setattr(vec_normalize, name, value)
+    vec_normalize.save(str(path))
+    return path
+
+
+def _pipe(path: Path) -> Path:
+    os.mkfifo(path)
+    return path
+
+
+_DIVERGED = RunningMeanStd(shape=(3,))
+_DIVERGED.mean = np.array([0.0, np.nan, 0.0])
+_NEGATIVE = RunningMeanStd(shape=(3,))
+_NEGATIVE.var = np.array([1.0, -1.0, 1.0])
+
+_HOSTILE: dict[str, tuple[Arguments, str]] = {
+    "a NUL in a path": (lambda world, folder: ["inspect", "a\0b"], "a\\x00b: there is no such policy"),
+    "bytes that are no text": (
+        lambda world, folder: ["inspect", "\udcff.onnx"],
+        "\\udcff.onnx: there is no such ",
+    ),
+    "a pipe as policy": (
+        lambda world, folder: ["inspect", _pipe(folder / "a.onnx")],
+        "a.onnx: there is no such policy",
+    ),
+    "a pipe as .zip": (lambda world, folder: ["export", "--model", _pipe(folder / "a.zip")], "there is no such .zip"),
+    "an endless device": (lambda world, folder: ["validate", "/dev/zero"], "/dev/zero: there is no such policy file."),
+    "an empty output": (
+        lambda world, folder: ["export", "--model", world.plain, *_NONE, "--output", ""],
+        ".: cannot be written: it is a folder.",
+    ),
+    "a huge number": (
+        lambda world, folder: ["export", "--model", world.plain, *_NONE, "--test-vectors", 10**30],
+        f"test_vectors={10**30} cannot be used: expected 100,000 at most, or None.",
+    ),
+    "a number of steps that is none": (
+        lambda world, folder: [
+            "export",
+            "--model",
+            _with_attribute(world, folder / "a.zip", num_timesteps="x"),
+            *_NONE,
+        ],
+        "a.zip: PPO cannot load it (ValueError: invalid literal for int() with base 10: 'x').",
+    ),
+    "a policy class that is none": (
+        lambda world, folder: ["export", "--model", _with_attribute(world, folder / "a.zip", policy_class=3), *_NONE],
+        "a.zip: its algorithm cannot be recognised. Pass --algo",
+    ),
+    "statistics that are not a number": (
+        lambda world, folder: [
+            *("export", "--model", world.normalized, "--output", folder / "a.onnx"),
+            *("--vecnormalize", _with_statistics(world, folder / "a.pkl", obs_rms=_DIVERGED)),
+        ],
+        "The VecNormalize statistics for the observation hold values that are infinite, negative or not a number",
+    ),
+    "a negative variance": (
+        lambda world, folder: [
+            *("export", "--model", world.normalized, "--output", folder / "a.onnx"),
+            *("--vecnormalize", _with_statistics(world, folder / "a.pkl", obs_rms=_NEGATIVE)),
+        ],
+        "The VecNormalize statistics for the observation hold values that are infinite, negative or not a number",
+    ),
+    "statistics without numbers": (
+        lambda world, folder: [
+            *("export", "--model", world.normalized, "--output", folder / "a.onnx"),
+            *("--vecnormalize", _with_statistics(world, folder / "a.pkl", obs_rms=3)),
+        ],
+        "These VecNormalize statistics are damaged ('int' object has no attribute 'mean').",
+    ),
+    "statistics that end the program": (
+        lambda world, folder: [
+            *("export", "--model", world.normalized, "--output", folder / "a.onnx"),
+            *("--vecnormalize", _exit_when_loaded(folder / "a.pkl")),
+        ],
+        "unexpected SystemExit: None (python -X dev -m sb3_clanker shows where)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", _HOSTILE)
+def test_hostile_arguments_are_one_line_and_leave_nothing_behind(
+    name: str, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    arguments, message = _HOSTILE[name]
+    words = arguments(world, tmp_path)
+    before = _names(tmp_path)
+    assert _run(*words) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("sb3-clanker: ")
+    assert captured.err.count("\n") == 1
+    assert message in captured.err
+    assert _names(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ZeroDivisionError("by\nzero"), "sb3-clanker: unexpected ZeroDivisionError: by zero (python -X dev "),
+        (KeyboardInterrupt(), "sb3-clanker: interrupted\n"),
+        (MemoryError(), "sb3-clanker: unexpected MemoryError: (python -X dev "),
+    ],
+    ids=repr,
+)
+def test_what_nobody_expects_is_one_line_too(
+    error: BaseException, line: str, world: World, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    def fail(_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("sb3_clanker.cli.read_metadata", fail)
+    assert _run("inspect", world.plain_onnx) == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith(line)
+    assert captured.err.count("\n") == 1
+
+
+def test_a_developer_sees_where(world: World) -> None:
+    code = (
+        "import sys, sb3_clanker.cli as cli; cli.read_metadata = lambda path: 1 / 0; "
+        "sys.exit(cli.main(['inspect', sys.argv[1]]))"
+    )
+    for flags, traceback in (((), False), (("-X", "dev"), True)):
+        done = _python(*flags, "-c", code, world.plain_onnx)
+        assert done.returncode == 1
+        assert ("Traceback" in done.stderr) is traceback

@@ -128,6 +128,12 @@ def test_every_warning_is_a_clanker_warning(cls: type[Warning]) -> None:
             "Go back to the last good checkpoint.",
         ),
         (
+            NonFiniteWeightsError("critic.0.running_mean", buffer=True),
+            ValueError,
+            "critic.0.running_mean holds values that are not a number: training has diverged. "
+            "Go back to the last good checkpoint. If they are meant, register the buffer with persistent=False.",
+        ),
+        (
             ValidationError("The file failed its proof at the stage runtime: no", ValidationReport()),
             ValueError,
             "The file failed its proof at the stage runtime: no",

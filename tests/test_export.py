@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from sb3_contrib import CrossQ
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.vec_env import SubprocVecEnv
 
 from sb3_clanker import (
     ClankerError,
@@ -37,7 +39,7 @@ from sb3_clanker.errors import (
 from sb3_clanker.exporter import Exporter
 from sb3_clanker.graph import Graph
 from sb3_clanker.statistics import Normalization
-from tests.worlds import BOX_ACTION, BOX_OBSERVATION, draw, make_env, make_model, predict_raw, spread
+from tests.worlds import BOX_ACTION, BOX_OBSERVATION, SpacesEnv, draw, make_env, make_model, predict_raw, spread
 
 
 def _files(folder: Path) -> list[str]:
@@ -163,6 +165,33 @@ def test_validation_holds_a_file_against_a_model(tmp_path: Path) -> None:
     assert caught.value.report.cross_check is not None
 
 
+@pytest.mark.parametrize(
+    ("values", "persistent"), [([-th.inf, 0.0], True), ([th.inf, -th.inf], True), ([th.nan, 0.0], False)]
+)
+def test_a_buffer_may_hold_what_is_no_sign_of_divergence(values: list[float], persistent: bool, tmp_path: Path) -> None:
+    """A mask, bounds that nothing has reached yet, a cache that is not saved."""
+    model = make_model()
+    model.policy.register_buffer("kept", th.tensor(values), persistent)
+    model.policy.register_buffer("counts", th.tensor([1, 2]))
+    assert export_policy(model, tmp_path / "policy").validation.passed
+
+
+def test_a_model_is_exported_after_its_environment_was_closed(tmp_path: Path) -> None:
+    env = SubprocVecEnv([lambda: SpacesEnv(BOX_OBSERVATION, BOX_ACTION)])
+    model = make_model(env=env)
+    env.close()
+    report = export_policy(model, tmp_path / "policy")
+    assert report.metadata.environment == ("SubprocVecEnv",)
+
+
+def test_a_warning_that_the_caller_made_an_error_stays_one(tmp_path: Path) -> None:
+    model = make_model()
+    model.save(tmp_path / "m.zip")
+    loaded = PPO.load(tmp_path / "m.zip", device="cpu")
+    with pytest.raises(UnknownNormalizationWarning, match="It is unknown whether"):
+        export_policy(loaded, tmp_path / "x")
+
+
 def _not_an_algorithm(tmp_path: Path) -> Any:
     return lambda: export_policy("PPO", tmp_path / "x")  # type: ignore[arg-type]
 
@@ -197,6 +226,35 @@ def _diverged(tmp_path: Path) -> Any:
     return lambda: export_policy(model, tmp_path / "x")
 
 
+def _diverged_statistics(tmp_path: Path) -> Any:
+    model: Any = make_model(CrossQ)
+    model.policy.critic.qf0[0].ra_mean[1] = th.nan
+    return lambda: export_policy(model, tmp_path / "x")
+
+
+def _another_float(tmp_path: Path) -> Any:
+    model = make_model()
+    model.policy.double()
+    return lambda: export_policy(model, tmp_path / "x")
+
+
+def _without_values(tmp_path: Path) -> Any:
+    model: Any = make_model()
+    model.policy.value_net.to("meta")
+    return lambda: export_policy(model, tmp_path / "x")
+
+
+def _no_weights_yet(tmp_path: Path) -> Any:
+    model: Any = make_model()
+    model.policy.value_net = th.nn.LazyLinear(1)
+    return lambda: export_policy(model, tmp_path / "x")
+
+
+def _folder_above(tmp_path: Path) -> Any:
+    (tmp_path / "folder").mkdir()
+    return lambda: export_policy(make_model(), tmp_path / "folder" / "..")
+
+
 def _folder_in_the_way(tmp_path: Path) -> Any:
     (tmp_path / "x.onnx").mkdir()
     return lambda: export_policy(make_model(), tmp_path / "x")
@@ -217,6 +275,22 @@ def _file_for_a_folder(tmp_path: Path) -> Any:
         (_statistics_of_another_shape, NormalizationError, ValueError, r"have the shape \(5,\).*observes \(3,\)"),
         (_operator_in_the_way, UnsupportedOpsetError, ValueError, "cannot be written in opset 17: it needs Mish"),
         (_diverged, NonFiniteWeightsError, ValueError, "training has diverged"),
+        (
+            _diverged_statistics,
+            NonFiniteWeightsError,
+            ValueError,
+            r"^critic\.qf0\.0\.ra_mean holds values that are not a number: training has diverged\. Go back to the "
+            r"last good checkpoint\. If they are meant, register the buffer with persistent=False\.$",
+        ),
+        (
+            _another_float,
+            UnsupportedPolicyError,
+            TypeError,
+            r"Policy: RuntimeError: mat1 .* See whether model\.",
+        ),
+        (_without_values, UnsupportedPolicyError, TypeError, "Policy: NotImplementedError: Cannot copy out of meta"),
+        (_no_weights_yet, UnsupportedPolicyError, TypeError, "Policy: ValueError: Attempted to use an uninitialized"),
+        (_folder_above, PublicationError, OSError, r"\.\.: cannot be written: it is a folder"),
         (_folder_in_the_way, PublicationError, OSError, "it is a folder"),
         (_file_for_a_folder, PublicationError, OSError, "cannot be written"),
     ],

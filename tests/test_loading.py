@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import io
+import os
 import pickle
 import sys
+import tracemalloc
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +27,7 @@ from stable_baselines3.common.save_util import load_from_zip_file, save_to_zip_f
 from stable_baselines3.sac.policies import SACPolicy
 from stable_baselines3.td3.policies import TD3Policy
 
+from sb3_clanker import export_policy
 from sb3_clanker.errors import CheckpointError, ClankerError, MissingDependencyError, MissingFileError, OptionError
 from sb3_clanker.loading import ALGORITHMS, holds_policy_of, load_algorithm
 from tests.worlds import BOX_OBSERVATION, draw, make_model, predict_raw
@@ -394,6 +397,78 @@ def test_weights_that_are_none_hold_no_policy(kind: str, ppo: Saved, tmp_path: P
     }[kind]
     _rewrite(ppo.path, tmp_path / "other.zip", {"policy.pth": _torch_bytes(value)})
     assert holds_policy_of(tmp_path / "other.zip", ppo.model) is False
+
+
+_ZEROS = 1 << 25
+
+
+def _packed(member: str, folder: Path, source: Path) -> Path:
+    """A file of a few kilobytes that takes 32 MiB when it is unpacked: in the ``.zip``, or in the weights within it."""
+    path = folder / "packed.zip"
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
+        if member == "policy.pth":
+            new.writestr("policy.pth", bytes(_ZEROS))
+            return path
+        weights = io.BytesIO()
+        with (
+            zipfile.ZipFile(old.open("policy.pth")) as inner,
+            zipfile.ZipFile(weights, "w", zipfile.ZIP_DEFLATED) as out,
+        ):
+            for name in inner.namelist():
+                out.writestr(name, bytes(_ZEROS) if name.endswith(member) else inner.read(name))
+        new.writestr("policy.pth", weights.getvalue())
+    return path
+
+
+def _understated(path: Path) -> Path:
+    """The same, with a directory that tells of one byte."""
+    data = path.read_bytes()
+    assert data.count(_ZEROS.to_bytes(4, "little")) == 2
+    path.write_bytes(data.replace(_ZEROS.to_bytes(4, "little"), (1).to_bytes(4, "little")))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("member", "understated"), [("policy.pth", False), ("policy.pth", True), ("/data/0", False), ("/data.pkl", False)]
+)
+def test_a_file_that_unpacks_to_more_than_the_model_is_not_unpacked(
+    member: str, understated: bool, ppo: Saved, tmp_path: Path
+) -> None:
+    path = _packed(member, tmp_path, ppo.path)
+    if understated:
+        path = _understated(path)
+    tracemalloc.start()
+    try:
+        assert holds_policy_of(path, ppo.model) is False
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < _ZEROS / 4
+
+
+def test_a_file_that_unpacks_to_more_is_not_in_the_way_of_an_export(ppo: Saved, tmp_path: Path) -> None:
+    _packed("policy.pth", tmp_path, ppo.path)
+    assert export_policy(ppo.model, tmp_path / "packed.onnx").metadata.provenance.algorithm_file is None
+
+
+def test_a_pipe_that_is_called_like_a_zip_is_not_read(ppo: Saved, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "policy.zip")
+    assert holds_policy_of(tmp_path / "policy.zip", ppo.model) is False
+
+
+def test_weights_that_cannot_be_compared_hold_no_policy(ppo: Saved, tmp_path: Path) -> None:
+    weights = {name: tensor.to_sparse() for name, tensor in ppo.model.policy.state_dict().items()}
+    _rewrite(ppo.path, tmp_path / "sparse.zip", {"policy.pth": _torch_bytes(weights)})
+    assert holds_policy_of(tmp_path / "sparse.zip", ppo.model) is False
+
+
+def test_a_zip_that_unpacks_to_far_more_than_itself_is_not_loaded(
+    ppo: Saved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sb3_clanker.loading._ALWAYS_UNPACKED", 1 << 20)
+    path = _packed("policy.pth", tmp_path, ppo.path)
+    with pytest.raises(CheckpointError, match=r"packed\.zip: what is in it takes 33,554,432 bytes, and the file"):
+        load_algorithm(path)
 
 
 class _Bomb:

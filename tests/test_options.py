@@ -5,15 +5,19 @@ from __future__ import annotations
 import math
 import re
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import FrozenInstanceError, fields
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pytest
 
-from sb3_clanker import ClankerError, ExportOptions
+from sb3_clanker import ClankerError, ExportOptions, OnnxCheckpointCallback, export_policy, validate_policy
 from sb3_clanker.errors import OptionError, ReservedMetadataKeyError, UnsupportedOpsetError
+from sb3_clanker.options import as_options
+from tests.worlds import make_model
 
 RESERVED = (
     "clanker_policy_version",
@@ -255,3 +259,81 @@ def test_options_are_given_by_name_alone() -> None:
 def test_an_option_that_does_not_exist_is_refused() -> None:
     with pytest.raises(TypeError, match="unexpected keyword argument 'opset'"):
         make("opset", 18)
+
+
+# As a mapping -------------------------------------------------------------------------------------------------------
+
+_YAML = {
+    "opset_version": 17,
+    "atol": 0,
+    "max_latency_ms": 100,
+    "further_outputs": ["distribution", "value"],
+    "observation_names": ["x", "y", "z"],
+    "control_period": 1,
+    "metadata": {"robot": "arm-3"},
+}
+"""As a YAML file gives it: lists for tuples, whole numbers."""
+
+
+def test_options_may_be_a_mapping() -> None:
+    expected = ExportOptions(
+        opset_version=17,
+        atol=0.0,
+        max_latency_ms=100.0,
+        further_outputs=("distribution", "value"),
+        observation_names=("x", "y", "z"),
+        control_period=1.0,
+        metadata={"robot": "arm-3"},
+    )
+    assert as_options(_YAML) == as_options(MappingProxyType(_YAML)) == expected
+    assert as_options({}) == ExportOptions()
+    assert as_options(expected) is expected
+
+
+def test_an_option_of_a_mapping_that_does_not_exist_is_refused_and_the_nearest_named() -> None:
+    for name, nearest in (("opset", "opset_version"), ("n_sample", "n_samples"), (3, "")):
+        options: Any = {"atol": 1e-4, name: 17}
+        message = re.escape(f"options[{name!r}]=17 cannot be used: expected options that exist: opset_version, atol, ")
+        with pytest.raises(OptionError, match=rf"^{message}.*, metadata\. Nearest is {nearest}") as raised:
+            as_options(options)
+        assert raised.value.value == 17
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("atol", "1e-5"),
+        ("further_outputs", None),
+        ("further_outputs", 3),
+        ("further_outputs", [["value"]]),
+        ("target", 3),
+    ],
+    ids=repr,
+)
+def test_a_value_of_a_mapping_is_checked(option: str, value: object) -> None:
+    with pytest.raises(OptionError, match=rf"^{option}={re.escape(repr(value))} cannot be used: expected ") as raised:
+        as_options({option: value})
+    assert raised.value.option == option
+
+
+@pytest.mark.parametrize("options", [None, "opset_version=17", 17, [("atol", 0)], {"atol"}, ExportOptions], ids=repr)
+def test_whatever_else_is_refused_at_once(options: Any, tmp_path: Path) -> None:
+    message = f"options={options!r} cannot be used: expected ExportOptions, or a mapping of their names to values."
+    model = make_model()
+    calls: list[Callable[[], object]] = [
+        lambda: OnnxCheckpointCallback(tmp_path, options=options),
+        lambda: export_policy(model, tmp_path / "policy.onnx", options=options),
+        lambda: validate_policy(tmp_path / "policy.onnx", model, options=options),
+    ]
+    for call in calls:
+        with pytest.raises(OptionError, match=f"^{re.escape(message)}$"):
+            call()
+    assert list(tmp_path.glob("*")) == []
+
+
+def test_a_mapping_does_in_each_place_what_options_do(tmp_path: Path) -> None:
+    model = make_model()
+    report = export_policy(model, tmp_path / "policy.onnx", options=_YAML)
+    assert (report.metadata.opset_version, report.metadata.entries) == (17, {"robot": "arm-3"})
+    assert validate_policy(report.path, model, options={"n_samples": 3}).passed
+    assert OnnxCheckpointCallback(tmp_path, options=_YAML).options == as_options(_YAML)
