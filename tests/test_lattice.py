@@ -100,24 +100,26 @@ def test_what_is_right_at_these_points_is_exported(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [300, 1000], ids=["100 thousand parameters", "a million"])
 @pytest.mark.parametrize("action_space", [BOX_ACTION, DISCRETE], ids=["Box", "Discrete"])
-@pytest.mark.parametrize("name", [*WRONG, *RIGHT])
+@pytest.mark.parametrize("name", [*WRONG, "all that are right"])
 def test_in_large_networks_what_is_exported_is_right_and_nothing_else(
     name: str, action_space: spaces.Space[Any], width: int, tmp_path: Path
 ) -> None:
-    model = _model({**WRONG, **RIGHT}[name], action_space, policy_kwargs={"net_arch": {"pi": [width] * 2, "vf": [8]}})
+    model = _model(
+        WRONG.get(name, _all_right), action_space, policy_kwargs={"net_arch": {"pi": [width] * 2, "vf": [8]}}
+    )
     try:
         policy = OnnxPolicy(export_policy(model, tmp_path / "policy.onnx").path)
     except ValidationError:
         assert name in WRONG
         return
-    assert name in RIGHT or action_space == DISCRETE
+    assert name not in WRONG or action_space == DISCRETE
     rng = np.random.default_rng(0)
     observations = np.concatenate([_lattice(5000), rng.normal(size=(5000, WIDTH))]).astype(np.float32)
     got, expected = policy.predict(observations)[0], predict_raw(model, observations)
-    if name in RIGHT and action_space == BOX_ACTION:
+    if action_space == BOX_ACTION:
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
     else:
-        assert (got != expected).mean() < 1e-2
+        assert (got != expected).mean() < (1e-2 if name in WRONG else 1e-3)
 
 
 def test_what_is_wrong_after_normalization_is_refused(tmp_path: Path) -> None:
