@@ -15,7 +15,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import CellType, FunctionType
+from types import CellType, FunctionType, ModuleType
 from typing import Any, TypeVar
 
 import torch as th
@@ -81,8 +81,8 @@ class _Pickler(pickle.Pickler):
         self.last = obj
         if type(obj) in (th.Tensor, nn.Parameter) and obj.layout == th.strided:
             return self._keep(obj, self._clone)
-        if isinstance(obj, type) and not _is_importable(obj):
-            return self._keep(obj, lambda cls: cls)
+        if isinstance(obj, ModuleType) or (isinstance(obj, type) and not _is_importable(obj)):
+            return self._keep(obj, lambda code: code)
         if isinstance(obj, _Shared):
             return self._keep(obj.function, lambda function: function)
         return None

@@ -88,6 +88,12 @@ def test_a_function_that_refers_to_itself_is_copied() -> None:
     assert copied.__closure__[0].cell_contents is copied
 
 
+def test_a_module_that_a_policy_keeps_is_shared() -> None:
+    model: Any = make_model()
+    model.policy.functions = th.nn.functional
+    assert copy_policy(model.policy).functions is th.nn.functional
+
+
 def test_classes_of_a_script_keep_their_methods_and_their_globals() -> None:
     """A pickle of the class would replace its methods by others, whose global variables stay as they are."""
     script = """
