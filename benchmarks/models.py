@@ -6,9 +6,12 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch as th
 from gymnasium import spaces
 from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from torch import nn
 
 
 class Frames(gym.Env[Any, Any]):
@@ -38,6 +41,26 @@ class Frames(gym.Env[Any, Any]):
 def ppo_mlp() -> BaseAlgorithm:
     """PPO with the default network of 64 x 64."""
     return PPO("MlpPolicy", "CartPole-v1", n_steps=256, device="cpu", seed=0).learn(256)
+
+
+class Extractor(BaseFeaturesExtractor):
+    """Code of a user, whose hidden state is looked at before each export."""
+
+    def __init__(self, observation_space: spaces.Box) -> None:
+        super().__init__(observation_space, 64)
+        self.layers = nn.Sequential(nn.Linear(spaces.flatdim(observation_space), 64), nn.ReLU())
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        """Features, float32 of shape (batch, 64)."""
+        features: th.Tensor = self.layers(observations)
+        return features
+
+
+def ppo_own_extractor() -> BaseAlgorithm:
+    """PPO with the default network, behind an extractor of a user's own."""
+    policy_kwargs = {"features_extractor_class": Extractor}
+    model = PPO("MlpPolicy", "CartPole-v1", n_steps=256, policy_kwargs=policy_kwargs, device="cpu", seed=0)
+    return model.learn(256)
 
 
 def sac() -> BaseAlgorithm:

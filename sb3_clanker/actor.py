@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from numpy.typing import NDArray
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import get_action_dim
 from torch import nn
@@ -25,8 +24,8 @@ from sb3_clanker.labels import label_action, label_observations
 from sb3_clanker.normalization import Statistics
 from sb3_clanker.observation import observation_inputs
 from sb3_clanker.options import ExportOptions
-from sb3_clanker.targets import feeds_float_images
-from sb3_clanker.tensors import BATCH, DictSpace, LeafSpace, TensorSpec, action_dim, describe_space
+from sb3_clanker.targets import feeds_unit_images, unused_inputs
+from sb3_clanker.tensors import BATCH, DictSpace, LeafSpace, TensorSpec, action_dim, describe_space, round_inward
 
 _MASKABLE = "sb3_contrib.common.maskable.policies"
 _RECURRENT = "sb3_contrib.common.recurrent.policies"
@@ -65,11 +64,11 @@ class Actor(nn.Module):
         self.action_dim = action_dim(action_space)
 
         leaves = observation_inputs(
-            policy.observation_space, statistics, options.channels_last, feeds_float_images(options.target)
+            policy.observation_space, statistics, options.channels_last, feeds_unit_images(options.target)
         )
         self.observation = nn.ModuleList(leaves)
         observed = label_observations([leaf.spec for leaf in leaves], self.observation_space, options)
-        self.inputs = (*observed, *self._further_inputs())
+        self.inputs = (*observed, *self._further_inputs(), *unused_inputs(options.target, observed))
         action = _action_spec(policy.action_space, self.action_dim)
         self.further = further_outputs(
             policy, tuple(options.further_outputs), _n_choices(policy), recurrent=self.recurrent
@@ -77,11 +76,10 @@ class Actor(nn.Module):
         self.outputs = (label_action(action, action_space, options), *self._next_state(), *self.further.specs)
         if isinstance(policy.action_space, spaces.Box):
             low, high = policy.action_space.low.reshape(-1), policy.action_space.high.reshape(-1)
-            self.register_buffer("action_low", th.as_tensor(_inward(low, np.inf)))
+            self.register_buffer("action_low", th.as_tensor(round_inward(low, np.inf)))
+            self.register_buffer("action_high", th.as_tensor(round_inward(high, -np.inf)))
             if policy.squash_output:
                 self.register_buffer("action_range", th.as_tensor((high - low).astype(np.float32)))
-            else:
-                self.register_buffer("action_high", th.as_tensor(_inward(high, -np.inf)))
 
     def forward(self, *inputs: th.Tensor) -> tuple[th.Tensor, ...]:
         """Choose actions.
@@ -109,13 +107,16 @@ class Actor(nn.Module):
         return {str(spec.key): tensor for spec, tensor in zip(self.inputs, tensors, strict=False)}
 
     def _finish(self, action: th.Tensor) -> th.Tensor:
-        """The action as ``predict`` returns it, flattened."""
+        """The action as ``predict`` returns it, flattened.
+
+        Unscaling rounds, and so may leave the bounds by a digit, as it does in ``predict``; here it may not.
+        """
         action = action.reshape(-1, self.action_dim)
-        if isinstance(self.policy.action_space, spaces.Box):
-            if self.policy.squash_output:
-                return self.action_low + 0.5 * (action + 1.0) * self.action_range
-            return th.minimum(th.maximum(action, self.action_low), self.action_high)
-        return action.to(th.float32)
+        if not isinstance(self.policy.action_space, spaces.Box):
+            return action.to(th.float32)
+        if self.policy.squash_output:
+            action = self.action_low + 0.5 * (action + 1.0) * self.action_range
+        return th.minimum(th.maximum(action, self.action_low), self.action_high)
 
     def example_inputs(self) -> tuple[th.Tensor, ...]:
         """A batch of two: a batch of one would freeze the batch dimension in a trace."""
@@ -259,10 +260,3 @@ def _action_spec(space: spaces.Space[object], dim: int) -> TensorSpec:
         spaces.MultiBinary: "0 or 1 for each element",
     }.get(type(space), "the action, within its bounds, flattened in row-major order")
     return TensorSpec(name="action", dtype="float32", shape=(BATCH, dim), role="action", meaning=meaning)
-
-
-def _inward(bound: NDArray[np.generic], inside: float) -> NDArray[np.float32]:
-    """A bound in float32, rounded to the inside: no action leaves a space whose bounds float32 cannot carry."""
-    rounded = bound.astype(np.float32)
-    outside = rounded.astype(bound.dtype) < bound if inside > 0 else rounded.astype(bound.dtype) > bound
-    return np.where(outside, np.nextafter(rounded, np.float32(inside)), rounded)

@@ -41,6 +41,12 @@ class Generation:
     statistics: str
     replay_buffer: str
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Names of all files that there may be."""
+        stem = self.stem
+        return f"{stem}.zip", self.statistics, self.replay_buffer, vectors_path(Path(stem)).name, f"{stem}.onnx"
+
     @classmethod
     def named(cls, stem: str) -> Generation:
         """The files around ``stem``, a checkpoint's as ``CheckpointCallback`` calls them, or any other's."""
@@ -68,19 +74,31 @@ BEST = Generation.named("best_model")
 FINAL = Generation.named("final_model")
 
 
-def statistics_candidates(zip_path: Path) -> Iterator[Path]:
-    """Where the VecNormalize statistics of a ``.zip`` may lie, by name, the surest first.
+def own_statistics(zip_path: Path) -> Iterator[Path]:
+    """Where VecNormalize statistics lie that are those of a ``.zip`` by their name, the surest first.
 
-    Our own and Stable-Baselines3's names beside the ``.zip``, then those of RL Zoo
-    (https://github.com/DLR-RM/rl-baselines3-zoo: ``logs/ppo/ENV_1/ENV/vecnormalize.pkl``) and of the documentation of
-    Stable-Baselines3 (``vec_normalize.pkl``).
+    Our own and Stable-Baselines3's names beside the ``.zip``, then that of RL Zoo, which writes
+    ``logs/ppo/ENV_1/ENV/vecnormalize.pkl`` together with ``logs/ppo/ENV_1/ENV.zip``
+    (https://github.com/DLR-RM/rl-baselines3-zoo).
     """
-    folder = zip_path.parent
-    yield folder / Generation.named(zip_path.stem).statistics
-    if match := _RL_ZOO_RUN.fullmatch(folder.resolve().name):
-        yield folder / match["env"] / "vecnormalize.pkl"
-    yield folder / "vecnormalize.pkl"
-    yield folder / "vec_normalize.pkl"
+    yield zip_path.parent / Generation.named(zip_path.stem).statistics
+    yield from (path for path in _of_rl_zoo(zip_path) if path.parent.name == zip_path.stem)
+
+
+def other_statistics(zip_path: Path) -> Iterator[Path]:
+    """Where VecNormalize statistics often lie that may be of another policy than that of a ``.zip``.
+
+    RL Zoo's are those of the end of a run, and not of its best or of its checkpoints; the other two names are those of
+    the documentation of Stable-Baselines3 and of its examples.
+    """
+    yield from _of_rl_zoo(zip_path)
+    yield zip_path.with_name("vecnormalize.pkl")
+    yield zip_path.with_name("vec_normalize.pkl")
+
+
+def _of_rl_zoo(zip_path: Path) -> Iterator[Path]:
+    if match := _RL_ZOO_RUN.fullmatch(zip_path.parent.resolve().name):
+        yield zip_path.parent / match["env"] / "vecnormalize.pkl"
 
 
 class Publication:
@@ -94,6 +112,8 @@ class Publication:
     ...     publication.commit()
 
     :param folder: an existing folder
+    :ivar published: the files that got their names, in order
+    :ivar replaced: those of them in whose place there was a file before
     :param durable: whether to wait until the disk has them, so that they outlast a power cut from that moment on. The
         operating system writes them within seconds anyway; waiting takes longer than all the rest of an export.
     """
@@ -103,6 +123,7 @@ class Publication:
         self._temporaries: list[Path] = []
         self._staged: dict[str, Path] = {}
         self.published: list[Path] = []
+        self.replaced: list[Path] = []
 
     def stage(self, name: str, write: Callable[[BufferedWriter], object]) -> Path:
         """Write a file under a temporary name.
@@ -134,12 +155,16 @@ class Publication:
             if os.path.isdir(self._folder / name):  # noqa: PTH112 - false, not an error, for an impossible name
                 raise PublicationError(self._folder / name, "it is a folder")
         for name, temporary in list(self._staged.items()):
+            path = self._folder / name
             try:
-                temporary.replace(self._folder / name)
+                is_new = not path.exists()
+                temporary.replace(path)
             except OSError as error:
-                raise PublicationError(self._folder / name, str(error)) from error
+                raise PublicationError(path, str(error)) from error
             del self._staged[name]
-            self.published.append(self._folder / name)
+            self.published.append(path)
+            if not is_new:
+                self.replaced.append(path)
 
     def __enter__(self) -> Self:
         return self

@@ -79,7 +79,7 @@ def _is_foreign(module: nn.Module, name: str, value: object) -> bool:
     """Whether an attribute brings code of its own: in place of a method, or as an object of the user's."""
     if isinstance(value, (FunctionType, MethodType)):
         return hasattr(type(module), name)
-    return not isinstance(value, type) and not is_of_library(type(value))
+    return not isinstance(value, (type, th.optim.Optimizer)) and not is_of_library(type(value))
 
 
 def is_of_library(code: type | FunctionType) -> bool:

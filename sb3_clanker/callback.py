@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
-import pickle
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +10,6 @@ from typing import Any, Literal
 
 import gymnasium as gym
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
-from stable_baselines3.common.save_util import save_to_pkl
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_clanker.artifact import (
@@ -21,18 +18,20 @@ from sb3_clanker.artifact import (
     Generation,
     Publication,
     ensure_folder,
-    pair_with_file,
-    pair_with_zip,
     vectors_path,
 )
 from sb3_clanker.errors import OptionError
-from sb3_clanker.evaluation import OnNewBest, continue_log, evaluation_of, is_on_new_best
+from sb3_clanker.evaluation import OnNewBest, continue_log, evaluate, evaluation_of, is_on_new_best
 from sb3_clanker.export import ExportFailure, ExportReport
 from sb3_clanker.exporter import Exporter
-from sb3_clanker.folder import Checkpoint, TrainingFolder, keep_newest
+from sb3_clanker.folder import TrainingFolder
 from sb3_clanker.options import ExportOptions, OptionsSource, as_options
-from sb3_clanker.paths import local_path
+from sb3_clanker.placeholders import RunPath, fill_in
+from sb3_clanker.retention import Retention
+from sb3_clanker.saving import rehearse, replay_buffer_of, stage_training
+from sb3_clanker.settings import check_schedule, require_alike, require_names, require_positive
 from sb3_clanker.statistics import Normalization, resolve_normalization
+from sb3_clanker.training import Training
 
 _logger = logging.getLogger("sb3_clanker")
 
@@ -51,37 +50,45 @@ class OnnxCheckpointCallback(BaseCallback):
     any other event (``EveryNTimesteps``, ``callback_after_eval``) a checkpoint at each event; ``save_final`` has no
     meaning there.
 
-    It exports once before the first step, so that whatever can never work raises at once. Training itself is not
-    changed, to the last bit.
+    It exports and saves once before the first step, so that whatever can never work raises at once. Training itself is
+    not changed, to the last bit.
 
-    A training that goes on (``learn(..., reset_num_timesteps=False)`` of a loaded model) goes on here too: with the
-    best score so far, and with the checkpoints that ``keep_last`` counts. One that begins anew inherits nothing from
-    the folder, and says what it found there.
+    A training that begins anew moves files of an earlier one that it would overwrite, all together, into ``previous_1``
+    in the folder, or the next number. One that goes on (``learn(..., reset_num_timesteps=False)`` of a loaded model)
+    goes on in the same files: with the best score so far, and with the checkpoints that ``keep_last`` counts; it moves
+    only what lies further on than where it goes on from.
+
+    Many trainings may have one ``save_path``, with placeholders: ``{env}``, the id of the environment, and ``{run}``, a
+    number that no other run has, in whichever process. ``"runs/{env}_{run}"`` becomes ``runs/CartPole-v1_1`` when
+    training begins, and so does ``callback.save_path``. To go on with a run, name its folder: a pattern is a new run,
+    but for the callback that had it before.
 
     Sources of the behaviour: ``EvalCallback`` and ``CheckpointCallback``,
     https://github.com/DLR-RM/stable-baselines3/blob/v2.9.2/stable_baselines3/common/callbacks.py
 
-    :param save_path: folder to write to; made if need be
+    :param save_path: folder to write to; made if need be. It may hold the placeholders ``{env}`` and ``{run}``
     :param eval_env: environment for evaluations; None evaluates nothing. A maskable policy is evaluated with its masks
     :param eval_freq: evaluate every so many calls (with n environments, one call is n timesteps)
     :param n_eval_episodes: episodes of an evaluation
     :param deterministic: whether evaluations use deterministic actions
     :param render: whether evaluations are rendered
     :param warn: whether to warn where ``eval_env`` is not wrapped in a Monitor
-    :param log_path: folder for ``evaluations.npz``; None writes none
+    :param log_path: folder for ``evaluations.npz``; None writes none. It may hold the placeholders of ``save_path``
     :param callback_on_new_best: called at each new best evaluation, after the files are written
     :param callback_after_eval: called after each evaluation
     :param save_freq: write a checkpoint every so many calls; None writes none
     :param name_prefix: beginning of the names of checkpoints
     :param save_replay_buffer: whether checkpoints include the replay buffer
     :param keep_last: keep the newest so many checkpoints, each with all its files, and delete older ones; None keeps
-        all. The best, the final and whatever this callback did not write are never deleted
+        all. The best, the final and whatever this callback is not proven to have written are never deleted
     :param save_final: whether to write ``final_model`` at the end of training
+    :param overwrite: whether files of an earlier training are overwritten, rather than moved out of the way
     :param on_error: what a failed export does after the first step: ``"warn"`` logs and counts it, and training goes
         on; ``"raise"`` raises
     :param options: options of every export; also as a mapping, as a YAML file gives it
     :param verbose: 0 for no output, 1 for evaluations and exports, 2 for debug messages
     :raises OptionError: a value is out of its range
+    :ivar save_path: the folder, absolute; before the training begins, with its placeholders
     :ivar reports: what each export did, in order
     :ivar failures: what failed, in order
 
@@ -107,36 +114,42 @@ class OnnxCheckpointCallback(BaseCallback):
         save_replay_buffer: bool = False,
         keep_last: int | None = None,
         save_final: bool = True,
+        overwrite: bool = False,
         on_error: Literal["warn", "raise"] = "warn",
         options: OptionsSource = ExportOptions(),
         verbose: int = 0,
     ) -> None:
         super().__init__(verbose=verbose)
-        _require_positive("eval_freq", eval_freq)
-        _require_positive("n_eval_episodes", n_eval_episodes)
+        require_positive("eval_freq", eval_freq)
+        require_positive("n_eval_episodes", n_eval_episodes)
         for option, count in (("save_freq", save_freq), ("keep_last", keep_last)):
             if count is not None:
-                _require_positive(option, count)
+                require_positive(option, count)
         if on_error not in ("warn", "raise"):
             raise OptionError("on_error", on_error, '"warn" or "raise"')
-        if not name_prefix or Path(name_prefix).name != name_prefix:
+        if not name_prefix or Path(name_prefix).name != name_prefix or "\0" in name_prefix:
             raise OptionError("name_prefix", name_prefix, "the beginning of a file name, without a folder")
         if eval_env is None and (callback_on_new_best or callback_after_eval or log_path):
             raise OptionError("eval_env", None, "an environment, as callbacks or a log of evaluations were asked for")
-        self.save_path = local_path(save_path, "save_path").absolute()  # the training may change its working directory
+        self._pattern = RunPath("save_path", save_path)
+        self._log_pattern = None if log_path is None else RunPath("log_path", log_path, self._pattern.placeholders)
+        self.save_path = self._pattern.fill_in()
         self.save_freq = save_freq
         self.name_prefix = name_prefix
         self.save_replay_buffer = save_replay_buffer
         self.keep_last = keep_last
         self.save_final = save_final
+        self.overwrite = overwrite
         self.on_error = on_error
         self.options = as_options(options)
         self.reports: list[ExportReport] = []
         self.failures: list[ExportFailure] = []
         self.evaluation: EvalCallback | None = None
         self._told_of_start = False
+        self._retention = Retention(keep_last, [])
+        self._training: Training | None = None
+        self._run: tuple[str, str] | None = None
         self._folder: TrainingFolder | None = None
-        self._checkpoints: list[Checkpoint] = []
         self._best_before = float("-inf")
         self._make_evaluation: Callable[[type[EvalCallback]], EvalCallback] | None = None
         if eval_env is not None:
@@ -146,7 +159,7 @@ class OnnxCheckpointCallback(BaseCallback):
                 callback_after_eval=callback_after_eval,
                 n_eval_episodes=n_eval_episodes,
                 eval_freq=eval_freq,
-                log_path=None if log_path is None else str(log_path),
+                log_path=None,  # until it is known where this run writes
                 deterministic=deterministic,
                 render=render,
                 verbose=verbose,
@@ -164,46 +177,56 @@ class OnnxCheckpointCallback(BaseCallback):
         return float("-inf") if self.evaluation is None else self.evaluation.last_mean_reward
 
     def _init_callback(self) -> None:
-        """Export once, unwritten, so that whatever can never work raises before the first step."""
-        self._release()
-        self._folder = TrainingFolder(self.save_path)
+        """Export and save once, unnamed, so that whatever can never work raises before the first step."""
+        training, before = Training.of(self), self._training
+        if before is not None and before.gives_way_to(training):
+            before.end()
+        self._training = training
         try:
-            self._exporter = Exporter(self.model, self._normalization(), self.options)
-            self._exporter.export()
-            if self.evaluation is None and self._make_evaluation is not None:
-                self.evaluation = self._make_evaluation(evaluation_of(self.model))
-            if self.evaluation is not None:
-                self.evaluation.init_callback(self.model)
-            self._look_back(self._folder)
+            self._begin(training)
         except BaseException:  # also of the user who interrupts: nobody trains here yet
-            self._release()
+            training.end()
             raise
 
+    def _begin(self, training: Training) -> None:
+        log_path = self._locate(training)
+        self._folder = folder = TrainingFolder(self.save_path, training)
+        training.at_end(self._leave)
+        require_names(self.save_path, self.name_prefix)
+        normalization = self._normalization()
+        self._exporter = Exporter(self.model, normalization, self.options)
+        self._exporter.export()
+        rehearse(self.save_path, self.model, normalization.vec_normalize, self._has_replay_buffer())
+        if self.evaluation is None and self._make_evaluation is not None:
+            self.evaluation = self._make_evaluation(evaluation_of(self.model))
+        if self.evaluation is not None:
+            require_alike(self.training_env, self.evaluation.eval_env)
+            if log_path is not None:
+                ensure_folder(log_path)
+                self.evaluation.log_path = str(log_path / "evaluations")
+            self.evaluation.init_callback(self.model)
+        training.at_start(lambda: self._look_back(folder))
+
+    def _locate(self, training: Training) -> Path | None:
+        """Find out where this run writes its files, and its log; one that goes on with this callback keeps its own."""
+        if self._run is None or self.model.num_timesteps == 0:
+            self._run = fill_in(self._pattern, self.training_env, training)
+        self.save_path = self._pattern.fill_in(*self._run)
+        return None if self._log_pattern is None else self._log_pattern.fill_in(*self._run)
+
     def _look_back(self, folder: TrainingFolder) -> None:
-        """Go on where an earlier training was interrupted; a new one inherits nothing, and says what it found."""
-        steps, best = self.model.num_timesteps, folder.best()
-        self._checkpoints = folder.checkpoints(self.name_prefix, steps) if steps > 0 else []
-        self._best_before = float("-inf")
-        if steps == 0 and (others := folder.count_policies(self.name_prefix)):
-            _logger.warning(
-                "%s holds %d checkpoints of another training: this one begins anew, and deletes none of them.",
-                self.save_path,
-                others,
-            )
-        if self.evaluation is not None and steps > 0:
-            continue_log(self.evaluation, steps)
-        if best is None or best.training.mean_reward is None:
-            return
+        """Go on where an earlier training was interrupted; move what is another's, or lies further on."""
+        steps = self.model.num_timesteps
         evaluation = self.evaluation or self.parent
-        if not 0 < best.training.num_timesteps <= steps:
-            _logger.warning(
-                "%s holds a best policy of %d timesteps, mean reward %.2f, of another training: this one, at %d "
-                "timesteps, begins anew and will overwrite it.",
-                self.save_path,
-                best.training.num_timesteps,
-                best.training.mean_reward,
-                steps,
-            )
+        log = None if self.evaluation is None else continue_log(self.evaluation, steps)
+        if not self.overwrite:  # a best that its evaluation remembers is its own, of a learn() before
+            keeps_best = isinstance(evaluation, EvalCallback) and evaluation.best_mean_reward > float("-inf")
+            folder.make_room(self.name_prefix, steps, keeps_best=keeps_best, log=log)
+        checkpoints = folder.checkpoints(self.name_prefix, steps) if steps > 0 else []
+        self._retention = Retention(self.keep_last, checkpoints)
+        best = folder.best()
+        self._best_before = float("-inf")
+        if best is None or best.training.mean_reward is None or not 0 < best.training.num_timesteps <= steps:
             return
         self._best_before = best.training.mean_reward
         if isinstance(evaluation, EvalCallback):
@@ -211,11 +234,12 @@ class OnnxCheckpointCallback(BaseCallback):
 
     def _on_training_start(self) -> None:
         self._told_of_start = True
-        writes = self.evaluation is not None or self.save_freq is not None or self.save_final
-        if self.parent is None and not writes:
-            raise OptionError(
-                "save_final", False, "True, or an eval_env, or a save_freq: as it is, nothing would ever be written"
-            )
+        if self.parent is None:
+            frequencies = {} if self.save_freq is None else {"save_freq": (self.save_freq, self.n_calls)}
+            if self.evaluation is not None:
+                frequencies["eval_freq"] = self.evaluation.eval_freq, self.evaluation.n_calls
+            begins_anew = bool(self.locals.get("reset_num_timesteps", True))
+            check_schedule(self.model, frequencies, save_final=self.save_final, begins_anew=begins_anew)
         if self.evaluation is not None:
             self.evaluation.on_training_start(self.locals, self.globals)
 
@@ -224,7 +248,7 @@ class OnnxCheckpointCallback(BaseCallback):
             self.evaluation.update_locals(locals_)
 
     def _on_step(self) -> bool:
-        continue_training = self.evaluation is None or self._evaluate(self.evaluation)
+        continue_training = self.evaluation is None or evaluate(self.evaluation)
         if self.save_freq is not None:
             if self.n_calls % self.save_freq == 0:
                 self._publish_checkpoint()
@@ -232,13 +256,6 @@ class OnnxCheckpointCallback(BaseCallback):
             self._publish_best()
         elif self.evaluation is None and self.parent is not None:
             self._publish_checkpoint()
-        return continue_training
-
-    def _evaluate(self, evaluation: EvalCallback) -> bool:
-        """Let it evaluate when it is time to; what it found may be no number, and then is no best."""
-        continue_training = evaluation.on_step()
-        if evaluation.n_calls % evaluation.eval_freq == 0 and math.isnan(evaluation.last_mean_reward):
-            _logger.error("The evaluation at %d timesteps gave no number: rewards are NaN.", self.num_timesteps)
         return continue_training
 
     def _is_on_new_best(self) -> bool:
@@ -250,17 +267,16 @@ class OnnxCheckpointCallback(BaseCallback):
         return not self._told_of_start or is_on_new_best(self)
 
     def _on_training_end(self) -> None:
+        if self._folder is None:
+            return  # it has been told before: RL Zoo does so twice
         if self.evaluation is not None:
             self.evaluation.on_training_end()
-        try:
-            if self.save_final and self.parent is None:
-                self._publish(FINAL)
-        finally:
-            self._leave()
+        if self.save_final and self.parent is None:
+            self._publish(FINAL)
 
     def _leave(self) -> None:
-        """Let another training have the folder, and sum up what failed."""
-        self._release()
+        """The training is over, whoever else is a callback of it: sum up what failed."""
+        self._folder = None
         if self.failures:
             last = self.failures[-1]
             _logger.error(
@@ -272,24 +288,18 @@ class OnnxCheckpointCallback(BaseCallback):
                 last.error,
             )
 
-    def _release(self) -> None:
-        """Let another training have the folder."""
-        if self._folder is not None:
-            self._folder.release()
-            self._folder = None
-
     def _publish_best(self) -> None:
         evaluation = self.evaluation if self.evaluation is not None else self.parent
         if not isinstance(evaluation, EvalCallback):
             self._publish(BEST)
         elif evaluation.last_mean_reward > self._best_before:
             self._publish(BEST, evaluation.last_mean_reward)
-        else:  # within a list, it is told of its parent too late to tell that of the best before
+        else:  # within a list in a list, it is told of its parent too late to tell that of the best before
             evaluation.best_mean_reward = self._best_before
 
     def _publish_checkpoint(self) -> None:
         generation = Generation.checkpoint(self.name_prefix, self.num_timesteps)
-        self._publish(generation, with_replay_buffer=self.save_replay_buffer)
+        self._publish(generation, with_replay_buffer=self._has_replay_buffer())
 
     def _publish(
         self, generation: Generation, mean_reward: float | None = None, with_replay_buffer: bool = False
@@ -306,7 +316,8 @@ class OnnxCheckpointCallback(BaseCallback):
             )
             self._record()
             if self.on_error == "raise":
-                self._release()
+                if self._training is not None:
+                    self._training.end()
                 raise
             _logger.error(
                 "The export of %s.onnx at %d timesteps failed; training goes on. %s: %s%s",
@@ -320,26 +331,21 @@ class OnnxCheckpointCallback(BaseCallback):
             self._record()
 
     def _write(self, generation: Generation, mean_reward: float | None, with_replay_buffer: bool) -> None:
-        """The ``.zip`` and the statistics first: they are safe whatever becomes of the export."""
+        """The ``.zip`` and the statistics first: they are safe whatever becomes of the rest."""
         if generation == BEST:
             self._exporter.check_finite()  # the last good best is worth more than the .zip of a policy that diverged
         ensure_folder(self.save_path)  # it may have vanished
-        zip_name, onnx_name = f"{generation.stem}.zip", f"{generation.stem}.onnx"
-        normalization = self._normalization()
+        onnx_name = f"{generation.stem}.onnx"
+        vec_normalize = self._normalization().vec_normalize
+        whole = False
         with Publication(self.save_path, durable=generation == FINAL) as publication:
-            staged_zip = publication.stage(zip_name, self.model.save)
-            statistics_file = None
-            if (vec_normalize := normalization.vec_normalize) is not None:
-                staged = publication.stage(generation.statistics, lambda file: pickle.dump(vec_normalize, file))
-                statistics_file = pair_with_file(staged, generation.statistics)
-            buffer = getattr(self.model, "replay_buffer", None)
-            if with_replay_buffer := with_replay_buffer and buffer is not None:
-                publication.stage(generation.replay_buffer, lambda file: save_to_pkl(file, buffer))
-            whole = False
             try:
+                algorithm_file, statistics_file = stage_training(
+                    publication, generation, self.model, vec_normalize, with_replay_buffer
+                )
                 proven = self._exporter.export(
                     mean_reward=mean_reward,
-                    algorithm_file=pair_with_zip(staged_zip, zip_name),
+                    algorithm_file=algorithm_file,
                     statistics_file=statistics_file,
                     together=True,
                     replay_buffer=with_replay_buffer,
@@ -352,7 +358,8 @@ class OnnxCheckpointCallback(BaseCallback):
                 whole = True
             finally:
                 publication.commit()
-                self._prune(generation, publication.published, whole)
+                if generation not in (BEST, FINAL):
+                    self._retention.add(self.model.num_timesteps, publication, whole, overwrite=self.overwrite)
         report = ExportReport(
             path=self.save_path / onnx_name,
             size=proven.size,
@@ -364,14 +371,6 @@ class OnnxCheckpointCallback(BaseCallback):
         if self.verbose >= 1:
             _logger.info("Wrote %s: %s", report.path, report.validation.stages[-1].detail)
 
-    def _prune(self, generation: Generation, files: list[Path], whole: bool) -> None:
-        """Delete checkpoints that are too many."""
-        if self.keep_last is None or generation in (BEST, FINAL):
-            return
-        checkpoint = Checkpoint(num_timesteps=self.model.num_timesteps, files=tuple(files), whole=whole)
-        others = [other for other in self._checkpoints if other.num_timesteps != checkpoint.num_timesteps]
-        self._checkpoints = keep_newest([*others, checkpoint], self.keep_last)
-
     def _record(self) -> None:
         """Counts and figures for Stable-Baselines3's logger."""
         self.logger.record("onnx/exports", len(self.reports))
@@ -382,10 +381,8 @@ class OnnxCheckpointCallback(BaseCallback):
             if last.validation.cross_check is not None:
                 self.logger.record("onnx/max_difference", last.validation.cross_check.max_difference)
 
+    def _has_replay_buffer(self) -> bool:
+        return self.save_replay_buffer and replay_buffer_of(self.model) is not None
+
     def _normalization(self) -> Normalization:
         return resolve_normalization(self.model, "auto")
-
-
-def _require_positive(option: str, value: object) -> None:
-    if type(value) is not int or value < 1:
-        raise OptionError(option, value, "a positive integer")

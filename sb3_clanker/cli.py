@@ -20,7 +20,6 @@ from sb3_clanker.generation import require_matched
 from sb3_clanker.json_schema import document_schema
 from sb3_clanker.metadata import PolicyMetadata, parse, read_file, read_metadata
 from sb3_clanker.policy import OnnxPolicy
-from sb3_clanker.report import ValidationReport
 from sb3_clanker.schema import to_json
 from sb3_clanker.targets import TARGETS, check_target
 from sb3_clanker.tensors import DictSpace, ObservationSpace, TensorSpec
@@ -81,7 +80,8 @@ def _export(options: argparse.Namespace) -> None:
     normalization = resolve_normalization(model, _source(options.vecnormalize), options.model)
     report = write_policy(model, path, normalization, options.model, export_options)
     _say(str(report.validation))
-    _say(f"wrote {_printable(str(report.path))} ({report.size:,} bytes)")
+    _say(_printable(f"VecNormalize statistics: {normalization.origin}"))
+    _say(_printable(f"wrote {report.path} ({report.size:,} bytes)"))
 
 
 def _validate(options: argparse.Namespace) -> None:
@@ -95,12 +95,12 @@ def _validate(options: argparse.Namespace) -> None:
         report = check_vectors(OnnxPolicy(options.policy), read_vectors(options.vectors))
         found.append(f"it agrees with {report.n_cases} test vectors, within {report.max_difference:.2g}")
     if options.model is not None:
-        found += [*str(_prove_again(options)).splitlines(), f"it equals {options.model}"]
+        found += [*_prove_again(options), f"it equals {options.model}"]
     for line in found:
         _say(_printable(line))
 
 
-def _prove_again(options: argparse.Namespace) -> ValidationReport:
+def _prove_again(options: argparse.Namespace) -> list[str]:
     from sb3_clanker.export import check_policy
     from sb3_clanker.loading import load_algorithm
     from sb3_clanker.options import ExportOptions
@@ -109,7 +109,8 @@ def _prove_again(options: argparse.Namespace) -> ValidationReport:
     data = read_file(options.policy)
     model = load_algorithm(options.model, options.algo)
     normalization = resolve_normalization(model, _source(options.vecnormalize), options.model)
-    return check_policy(data, parse(data, options.policy), model, normalization, ExportOptions())
+    report = check_policy(data, parse(data, options.policy), model, normalization, ExportOptions())
+    return [*str(report).splitlines(), f"VecNormalize statistics: {normalization.origin}"]
 
 
 def _inspect(options: argparse.Namespace) -> None:
@@ -206,7 +207,7 @@ def _parser() -> argparse.ArgumentParser:
             "--vecnormalize",
             default="auto",
             metavar="P.pkl|none",
-            help="VecNormalize statistics, or none (default: those that belong to the .zip by name)",
+            help="VecNormalize statistics, or none (default: those that are the .zip's own by name, or by its .onnx)",
         )
         command.add_argument("--algo", help="the algorithm, where the .zip does not tell, such as ppo")
 

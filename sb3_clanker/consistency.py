@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from sb3_clanker.tensors import (
     BATCH,
+    LARGEST_BYTE,
     BoxSpace,
     DictSpace,
     DiscreteSpace,
@@ -49,6 +50,7 @@ def contradictions(
         problems.append(f"predict_dtype: expected the name of a type of numbers, got {predict_dtype!r}")
     if not problems:
         problems += [f"inputs: {problem}" for problem in _in_inputs(observation_space, inputs)]
+        problems += [f"inputs: {problem}" for problem in _in_unused(inputs)]
         problems += [f"outputs: {problem}" for problem in _in_outputs(action_space, outputs)]
         if not problems and not (_carry_state(inputs, outputs) if recurrent else _carry_no_state(inputs)):
             problems.append(f"recurrent: it is {recurrent}, which does not fit the inputs and outputs")
@@ -75,7 +77,7 @@ def _carry_state(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
 
 def _carry_no_state(inputs: tuple[TensorSpec, ...]) -> bool:
     """Whether nothing goes in beside the observation but masks."""
-    further = [spec for spec in inputs if spec.role != "observation"]
+    further = [spec for spec in inputs if spec.role not in ("observation", "unused")]
     return not further or (
         [(spec.name, spec.role, spec.dtype) for spec in further] == [("action_masks", "action_masks", "bool")]
         and further[0].shape[:1] == (BATCH,)
@@ -151,6 +153,18 @@ def _in_inputs(space: ObservationSpace, inputs: tuple[TensorSpec, ...]) -> Itera
         misplaced = spec.layout is not None and len(leaf.shape) != 3
         if misplaced or spec.shape != (BATCH, *shape) or spec.dtype not in ("float32", "uint8"):
             yield f"{spec.name!r} is {spec.dtype} {list(spec.shape)}, which does not fit its space"
+        takes_unit = spec.layout is not None and spec.dtype == "float32" and leaf.dtype == "uint8"
+        if spec.divisor != (LARGEST_BYTE if takes_unit else None):
+            yield f"{spec.name!r} has the divisor {spec.divisor}, which does not fit its space and type"
+
+
+def _in_unused(inputs: tuple[TensorSpec, ...]) -> Iterator[str]:
+    for spec in inputs:
+        if spec.role != "observation" and spec.divisor is not None:
+            yield f"{spec.name!r} has a divisor, and is no observation"
+        is_row = spec.dtype == "float32" and spec.shape[:1] == (BATCH,) and len(spec.shape) == 2
+        if spec.role == "unused" and not (is_row and _is_allocatable(spec.shape[1:])):
+            yield f"{spec.name!r} is {spec.dtype} {list(spec.shape)[:4]}, expected float32 ['batch', n]"
 
 
 def _in_outputs(space: LeafSpace, outputs: tuple[TensorSpec, ...]) -> Iterator[str]:

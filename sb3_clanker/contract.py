@@ -20,6 +20,7 @@ _INPUT_TYPES = {
     "hidden_state": ("float32",),
     "cell_state": ("float32",),
     "episode_start": ("float32",),
+    "unused": ("float32",),
 }
 
 

@@ -37,7 +37,7 @@ def wrapper_names(env: VecEnv | None) -> tuple[str, ...]:
     """Class names of an environment and its wrappers, outermost first; those of a subprocess end at its border."""
     if env is None:
         return ()
-    chain: list[object] = list(_vec_chain(env))
+    chain: list[object] = list(vec_chain(env))
     if isinstance(chain[-1], DummyVecEnv):
         chain += _gym_chain(chain[-1].envs[0])
     return tuple(type(wrapper).__name__ for wrapper in chain)
@@ -45,15 +45,31 @@ def wrapper_names(env: VecEnv | None) -> tuple[str, ...]:
 
 def frame_stacks(env: VecEnv | None) -> dict[str | None, FrameStack]:
     """How frames are stacked by VecFrameStack, by key of a Dict space or under None."""
-    chain = list(_vec_chain(env)) if env is not None else []
+    chain = list(vec_chain(env)) if env is not None else []
     for position, wrapper in enumerate(chain):
         if isinstance(wrapper, VecFrameStack):
             normalized_before = any(isinstance(inner, VecNormalize) for inner in chain[position:])
-            stacked: Any = wrapper.stacked_obs
-            by_key = getattr(stacked, "sub_stacked_observations", {None: stacked})
             transposed = _transposed_keys(chain[:position])
-            return {key: _frame_stack(of_key, normalized_before, key in transposed) for key, of_key in by_key.items()}
+            return {
+                key: _frame_stack(stacked, normalized_before, key in transposed)
+                for key, stacked in stacked_by_key(wrapper).items()
+            }
     return {}
+
+
+def stacked_by_key(wrapper: VecFrameStack) -> dict[str | None, StackedObservations[Any]]:
+    """What VecFrameStack has stacked, by key of a Dict space or under None."""
+    stacked: Any = wrapper.stacked_obs
+    by_key: dict[str | None, StackedObservations[Any]] = getattr(stacked, "sub_stacked_observations", {None: stacked})
+    return by_key
+
+
+def vec_chain(env: VecEnv) -> Iterator[VecEnv]:
+    """A vectorized environment and what it wraps, outermost first."""
+    yield env
+    while isinstance(env, VecEnvWrapper):
+        env = env.venv
+        yield env
 
 
 def _transposed_keys(wrappers: list[VecEnv]) -> set[str | None]:
@@ -77,7 +93,7 @@ def warn_of_inner_normalization(env: VecEnv | None) -> None:
             "folded into the file, which will expect observations normalized in the same way. Use Stable-Baselines3's "
             "VecNormalize in its place.",
             InnerNormalizationWarning,
-            stacklevel=5,
+            stacklevel=6,
         )
 
 
@@ -87,13 +103,6 @@ def _frame_stack(stacked: StackedObservations[Any], normalized_before: bool, tra
     if transposed:  # height, width, channels become channels, height, width
         axis = {-1: -3, -3: -2, -2: -1}[axis]
     return FrameStack(n_stack=stacked.n_stack, axis=axis, after_normalization=normalized_before)
-
-
-def _vec_chain(env: VecEnv) -> Iterator[VecEnv]:
-    yield env
-    while isinstance(env, VecEnvWrapper):
-        env = env.venv
-        yield env
 
 
 def _gym_chain(env: gym.Env[Any, Any]) -> Iterator[gym.Env[Any, Any]]:

@@ -115,6 +115,35 @@ class UnsupportedSpaceError(ClankerError, ValueError):
         super().__init__(f"Cannot export the {role} space {space}: {reason}.")
 
 
+class UnsupportedWrapperError(ClankerError, ValueError):
+    """A wrapper of the environment changes observations in a way that no file can fold in.
+
+    :ivar wrapper: name of its class
+    """
+
+    def __init__(self, wrapper: str, reason: str, remedy: str) -> None:
+        self.wrapper = wrapper
+        super().__init__(f"Cannot export a policy that observes through {wrapper}: {reason}. {remedy}")
+
+
+class PrecisionError(ClankerError, ValueError):
+    """Observations lie where float32, the type of the file's inputs, cannot tell them apart.
+
+    :ivar key: the key of a Dict space, None for any other
+    :ivar lost: by how much float32 rounds them, in standard deviations
+    """
+
+    def __init__(self, key: str | None, lost: float) -> None:
+        self.key = key
+        self.lost = lost
+        where = "The observation" if key is None else f"The observation key {key!r}"
+        super().__init__(
+            f"{where} lies so far from zero, for how little it varies, that float32, the type of the file's input, "
+            f"rounds it by {lost:.1g} of its standard deviation: actions would be wrong. Subtract a constant in the "
+            "environment."
+        )
+
+
 class TargetError(ClankerError, ValueError):
     """A policy that the program it is meant for does not take.
 
@@ -150,12 +179,17 @@ class UnmatchedFilesError(ClankerError, ValueError):
     :ivar others: names of the files that do not belong to it
     """
 
-    def __init__(self, path: Path, others: Sequence[str]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        others: Sequence[str],
+        remedy: str = "Export the policy again, or take all files from the same instant.",
+    ) -> None:
         self.path = path
         self.others = tuple(others)
         super().__init__(
             f"{path}: {' and '.join(others)} beside it: of another instant of training, or damaged, by the digest in "
-            "its record. Export the policy again, or take all files from the same instant."
+            f"its record. {remedy}"
         )
 
 
@@ -276,17 +310,35 @@ class PublicationError(ClankerError, OSError):
         )
 
 
+class UnsavableTrainingError(ClankerError, TypeError):
+    """Something of a training cannot be pickled, so that no checkpoint of it could ever be whole.
+
+    :ivar what: the part that cannot
+    """
+
+    def __init__(self, what: str, problem: str) -> None:
+        self.what = what
+        super().__init__(
+            f"{what} cannot be saved: {problem}. Remove what cannot be pickled, or leave it out in __getstate__."
+        )
+
+
 class FolderInUseError(ClankerError, OSError):
     """Another training writes to the folder.
 
     :ivar path: the folder
+    :ivar process_id: the process that trains there, None where nothing tells
+    :ivar host: the machine of that process, None where it is this one
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, process_id: int | None = None, host: str | None = None) -> None:
         self.path = path
+        self.process_id = process_id
+        self.host = host
+        process = "" if process_id is None else f" (process {process_id}{f' on {host}' if host else ''})"
         super().__init__(
-            f"{path}: another training writes its files here, and the two would overwrite each other's. "
-            "Give each training a folder of its own."
+            f"{path}: another training{process} writes its files here, and the two would overwrite each other's. "
+            'Give each training a folder of its own, as save_path="runs/{run}" does.'
         )
 
 

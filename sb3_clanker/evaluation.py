@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -48,11 +49,27 @@ def evaluation_of(model: BaseAlgorithm) -> type[EvalCallback]:
     return MaskableEvalCallback
 
 
-def continue_log(evaluation: EvalCallback, num_timesteps: int) -> None:
-    """Go on with ``evaluations.npz`` of a training that was interrupted, which ``EvalCallback`` would begin anew."""
+def evaluate(evaluation: EvalCallback) -> bool:
+    """Let it evaluate when it is time to; what it finds may be no number, and then is no best.
+
+    :return: whether training goes on
+    """
+    continue_training = evaluation.on_step()
+    if evaluation.n_calls % evaluation.eval_freq == 0 and math.isnan(evaluation.last_mean_reward):
+        _logger.error("The evaluation at %d timesteps gave no number: rewards are NaN.", evaluation.num_timesteps)
+    return continue_training
+
+
+def continue_log(evaluation: EvalCallback, num_timesteps: int) -> Path | None:
+    """Go on with ``evaluations.npz`` of a training that was interrupted, which ``EvalCallback`` would begin anew.
+
+    :return: the file, where something in it would be lost if it were overwritten
+    """
     path = Path(f"{evaluation.log_path}.npz")
     if evaluation.log_path is None or evaluation.evaluations_timesteps or not path.is_file():
-        return
+        return None  # it has all that was written in memory
+    if num_timesteps == 0:
+        return path
     try:
         with path.open("rb") as file, np.load(file) as log:
             kept = log["timesteps"] <= num_timesteps
@@ -60,10 +77,12 @@ def continue_log(evaluation: EvalCallback, num_timesteps: int) -> None:
             successes = log["successes"][kept].tolist() if "successes" in log else []
     except (OSError, EOFError, KeyError, ValueError, IndexError, zipfile.BadZipFile) as error:
         _logger.warning("%s cannot be continued: %s", path, error)
-        return
-    if all(len(row) == evaluation.n_eval_episodes for row in (*results, *lengths, *successes)):
-        evaluation.evaluations_timesteps, evaluation.evaluations_results = timesteps, results
-        evaluation.evaluations_length, evaluation.evaluations_successes = lengths, successes
+        return path
+    if any(len(row) != evaluation.n_eval_episodes for row in (*results, *lengths, *successes)):
+        return path
+    evaluation.evaluations_timesteps, evaluation.evaluations_results = timesteps, results
+    evaluation.evaluations_length, evaluation.evaluations_successes = lengths, successes
+    return None if kept.all() else path
 
 
 def is_on_new_best(callback: BaseCallback) -> bool:

@@ -15,6 +15,7 @@ from sb3_clanker.options import ExportOptions
 from sb3_clanker.policy import OnnxPolicy
 from sb3_clanker.probes import N_CORNERS, Batch, Probes, batch_size, take
 from sb3_clanker.reference import Reference, State
+from sb3_clanker.truncation import between_bytes
 from sb3_clanker.validation import comparison_unit, rows
 from sb3_clanker.vectors import TestVectors, VectorCase, VectorInput, VectorOutput
 
@@ -43,7 +44,7 @@ def write_vectors(
     cases: list[_Case] = []
     for batch, context in _steps(probes, policy.metadata.recurrent, reference):
         expected = reference.predict(batch, **context)
-        feed = policy.inputs(batch, **context)
+        feed = between_bytes(policy.inputs(batch, **context), policy.metadata.inputs, np.random.default_rng(_SEED))
         answers = rows(expected, batch_size(batch))
         for index in np.flatnonzero(_firm(answers, reference, batch, context, options)):
             inputs = {

@@ -76,15 +76,19 @@ def export_policy(
     :param model: a Stable-Baselines3 or sb3-contrib algorithm, in any state of its training; it is left as it is
     :param path: where to; ``.onnx`` is added where it is missing, folders are made
     :param vec_normalize: the normalization that the policy was trained with: ``"auto"`` is the one the model trains
-        with, or for a loaded model the statistics that lie beside its ``.zip``, which must lie beside ``path`` and have
-        its name; or a ``VecNormalize``, the path of saved statistics, or None for certainly none
+        with, or for a loaded model the statistics that are those of its ``.zip`` by name or by the record of the
+        ``.onnx`` beside it, where that ``.zip`` lies beside ``path`` and has its name; or a ``VecNormalize``, the path
+        of saved statistics, or None for certainly none
     :param options: see :class:`ExportOptions`; also as a mapping
     :return: what was done and measured
     :raises UnsupportedPolicyError: not an algorithm, or a policy that cannot be exported or whose own code fails
     :raises OptionError: an option cannot be used, ``path`` is no path, or ``vec_normalize`` none of what it may be
     :raises RemotePathError: ``path`` is a URL
     :raises UnsupportedSpaceError: a space has no place in the file format
-    :raises NormalizationError: the statistics are of another policy
+    :raises NormalizationError: the statistics are of another policy, or not there
+    :raises UnmatchedFilesError: the ``.zip`` and the statistics beside it are not of the same instant
+    :raises UnsupportedWrapperError: a wrapper changes observations between VecNormalize and the policy
+    :raises PrecisionError: float32 cannot tell observations apart
     :raises UnsupportedOpsetError: an operator does not exist in the opset that was asked for
     :raises GraphError: the policy cannot be traced
     :raises ValidationError: the file does not do what the policy does; nothing was written

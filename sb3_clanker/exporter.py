@@ -36,7 +36,6 @@ from sb3_clanker.metadata import (
     seal,
 )
 from sb3_clanker.normalization import Normalize, collect_statistics
-from sb3_clanker.observation import warn_of_lost_precision
 from sb3_clanker.options import ExportOptions
 from sb3_clanker.policy import OnnxPolicy
 from sb3_clanker.probes import Probes, take
@@ -145,11 +144,9 @@ class Exporter:
     def _export(self, mean_reward: float | None, provenance: Provenance, *, anew: bool = False) -> ProvenPolicy:
         seconds: dict[str, float] = {}
         subject, options = self._subject, self._options
-        policy = subject.model.policy
-        warn_of_lost_precision(policy.observation_space, subject.normalization.statistics())
+        subject.check()
         actor = subject.actor()
         require_target(actor, options.target)
-        subject.check_finite()
         tensors, graph = actor.tensors(), self._graph
         with _timed(seconds, "trace"):
             now = baked_in(actor, standard=subject.is_standard())

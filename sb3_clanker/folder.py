@@ -1,4 +1,4 @@
-"""The folder that a training writes to: whose it is, what lies in it from before, and what may go."""
+"""The folder that a training writes to: what lies in it from before, and what an interruption left."""
 
 from __future__ import annotations
 
@@ -6,61 +6,62 @@ import logging
 import pickle
 import re
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from sb3_clanker.artifact import BEST, FINAL, TEMPORARY, Generation, ensure_folder, vectors_path
-from sb3_clanker.errors import ClankerError, FolderInUseError
+from sb3_clanker.errors import ClankerError
 from sb3_clanker.generation import find_partners, identify
+from sb3_clanker.lock import FolderLock
 from sb3_clanker.metadata import PolicyMetadata, read_metadata
+from sb3_clanker.previous import put_back, set_aside
+from sb3_clanker.retention import Checkpoint, OwnFile
+from sb3_clanker.training import Training
 from sb3_clanker.vectors import read_vectors
 
 _logger = logging.getLogger("sb3_clanker")
-_LOCK = f"{TEMPORARY}lock"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Checkpoint:
-    """The files of a checkpoint, all of them written by this package.
-
-    :ivar num_timesteps: when it was written
-    :ivar files: its files, the policy last
-    :ivar whole: whether all of them are there; the policy is not where its export failed
-    """
-
-    num_timesteps: int
-    files: tuple[Path, ...]
-    whole: bool = True
 
 
 class TrainingFolder:
     """A folder that one training writes to.
 
     :param path: the folder; made if need be
+    :param training: the training; None is one that lasts until :meth:`release`
     :raises PublicationError: it cannot be made or written in
-    :raises FolderInUseError: another process trains into it
+    :raises FolderInUseError: another training writes there
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, training: Training | None = None) -> None:
         ensure_folder(path)
         self._path = path
-        self._lock = FileLock(path / _LOCK, is_singleton=True)  # callbacks of one process may share a folder
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout as error:
-            raise FolderInUseError(path) from error
-        except (OSError, NotImplementedError) as error:  # some network file systems have no locks
-            _logger.debug("%s cannot be locked: %s", path, error)
+        self._lock = FolderLock.of(path, training or Training())
         self._repair()
 
     def release(self) -> None:
         """Let another training have the folder."""
-        if self._lock.lock_counter == 1:
-            with suppress(OSError):
-                (self._path / _LOCK).unlink()
         self._lock.release()
+
+    def make_room(self, name_prefix: str, num_timesteps: int, *, keeps_best: bool, log: Path | None) -> None:
+        """Move files that a training would overwrite, and that are not of its own past, out of its way.
+
+        :param name_prefix: beginning of the names of its checkpoints
+        :param num_timesteps: where it stands: at 0 all is another's; later on, what lies further on is
+        :param keeps_best: whether the best so far is its own all the same
+        :param log: a log of evaluations that it would overwrite, here or elsewhere
+        :raises PublicationError: they cannot be moved
+        """
+        generations = [each for each in (BEST, FINAL) if self._is_further_on(each, num_timesteps)]
+        names = [name for each in generations if each != BEST or not keeps_best for name in each.files]
+        numbered = re.compile(rf"{re.escape(name_prefix)}_(?:vecnormalize_|replay_buffer_)?(\d+)_steps\.")
+        for path in self._path.glob("*_steps.*"):
+            match = numbered.match(path.name)
+            if match and (num_timesteps == 0 or int(match[1]) > num_timesteps):
+                names += [path.name] * (path.name in Generation.checkpoint(name_prefix, int(match[1])).files)
+        if log is not None and log.parent == self._path:
+            names.append(log.name)
+        elif log is not None:
+            set_aside(log.parent, [log.name])
+        there = [name for name in names if (self._path / name).is_file()]
+        self._lock.previous = set_aside(self._path, there, self._lock.previous)
 
     def best(self) -> PolicyMetadata | None:
         """The record of the best policy so far, None where there is none, or none that can be read."""
@@ -83,10 +84,9 @@ class TrainingFolder:
                 found.append(self._checkpoint(generation, record))
         return sorted(found, key=lambda checkpoint: checkpoint.num_timesteps)
 
-    def count_policies(self, name_prefix: str) -> int:
-        """How many files there are that are called as the policies of checkpoints are."""
-        pattern = re.compile(rf"{re.escape(name_prefix)}_\d+_steps")
-        return sum(pattern.fullmatch(path.stem) is not None for path in self._path.glob("*_steps.onnx"))
+    def _is_further_on(self, generation: Generation, num_timesteps: int) -> bool:
+        record = self._record(generation)
+        return num_timesteps == 0 or (record is not None and record.training.num_timesteps > num_timesteps)
 
     def _checkpoint(self, generation: Generation, record: PolicyMetadata) -> Checkpoint:
         path = self._path / f"{generation.stem}.onnx"
@@ -94,12 +94,16 @@ class TrainingFolder:
         partners = find_partners(path, record)
         files = [partner.path for partner in partners if partner.state == "matched" and partner.path.name in names]
         whole = len(files) == len(partners)
-        if record.provenance.replay_buffer:
-            files.append(self._path / generation.replay_buffer)
+        own = [OwnFile.at(file) for file in files]
+        policy = OwnFile.at(path)
+        buffer = self._path / generation.replay_buffer
+        if record.provenance.replay_buffer and own and buffer.is_file():
+            staged = OwnFile.at(buffer)  # no digest tells whose it is; but it is written between the others
+            own += [staged] * (own[0].time <= staged.time <= policy.time)
         with suppress(ClankerError, OSError):
             if read_vectors(vectors_path(path)).digest == record.digest:
-                files.append(vectors_path(path))
-        return Checkpoint(num_timesteps=record.training.num_timesteps, files=(*files, path), whole=whole)
+                own.append(OwnFile.at(vectors_path(path)))
+        return Checkpoint(num_timesteps=record.training.num_timesteps, files=(*own, policy), whole=whole)
 
     def unmatched(self, generation: Generation) -> tuple[str, ...]:
         """Names of files of a generation that are of another instant than its policy file."""
@@ -115,6 +119,7 @@ class TrainingFolder:
 
     def _repair(self) -> None:
         """Finish a publication that was interrupted, where its parts are all there; delete what is left of others."""
+        put_back(self._path)
         staged = [path for path in self._path.glob(f"{TEMPORARY}*.tmp") if path.is_file()]
         for path in staged:
             with suppress(ClankerError, OSError, ValueError):  # ValueError: a record of names that no file can have
@@ -168,21 +173,3 @@ def _is_pickle(path: Path) -> bool:
     """Whether a file is a pickle: a replay buffer, it may be, of more bytes than there is memory."""
     with path.open("rb") as file:
         return file.read(1) == pickle.PROTO
-
-
-def keep_newest(checkpoints: list[Checkpoint], count: int) -> list[Checkpoint]:
-    """Delete the files of all but the newest whole checkpoints, and of what failed before the oldest of these.
-
-    :param checkpoints: oldest first
-    :param count: how many whole ones to keep
-    :return: what was kept
-    """
-    whole = [checkpoint.num_timesteps for checkpoint in checkpoints if checkpoint.whole]
-    if len(whole) < count:
-        return checkpoints
-    for checkpoint in checkpoints:
-        if checkpoint.num_timesteps < whole[-count]:
-            for path in checkpoint.files:
-                with suppress(OSError):  # what cannot be deleted stays
-                    path.unlink(missing_ok=True)
-    return [checkpoint for checkpoint in checkpoints if checkpoint.num_timesteps >= whole[-count]]

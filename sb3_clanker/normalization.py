@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch as th
 from numpy.typing import NDArray
-from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 
@@ -26,12 +25,14 @@ class Statistics:
     :ivar variance: float64, shape of the observation
     :ivar epsilon: added to the variance
     :ivar clip_obs: largest absolute value after normalization
+    :ivar latest: raw observations that it saw last, shape (n, *shape), in their own type; None where it saw none
     """
 
     mean: NDArray[np.float64]
     variance: NDArray[np.float64]
     epsilon: float
     clip_obs: float
+    latest: NDArray[Any] | None = None
 
     @property
     def deviation(self) -> NDArray[np.float64]:
@@ -52,11 +53,15 @@ def collect_statistics(
     if vec_normalize is None or not vec_normalize.norm_obs:
         return {}
     running: Any = vec_normalize.obs_rms  # a dict for a Dict space, whatever its annotation says
-    by_key: dict[str | None, RunningMeanStd] = running if isinstance(running, dict) else {None: running}
+    latest: Any = vars(vec_normalize).get("old_obs")  # getattr would look in what it wraps
+    keys: list[str | None] = [None]
+    if isinstance(running, dict):
+        keys = list(vec_normalize.norm_obs_keys or ())
+    else:
+        running, latest = {None: running}, None if latest is None else {None: latest}
 
-    def repeated(values: NDArray[np.float64], key: str | None) -> NDArray[np.float64]:
+    def repeated(values: NDArray[Any], key: str | None) -> NDArray[Any]:
         stack = stacks.get(key)
-        values = np.array(values, dtype=np.float64)
         if stack is None or not stack.after_normalization:
             return values
         return np.concatenate([values] * stack.n_stack, axis=stack.axis)
@@ -64,14 +69,15 @@ def collect_statistics(
     try:
         found = {
             key: Statistics(
-                mean=repeated(rms.mean, key),
-                variance=repeated(rms.var, key),
+                mean=repeated(np.array(running[key].mean, dtype=np.float64), key),
+                variance=repeated(np.array(running[key].var, dtype=np.float64), key),
                 epsilon=float(vec_normalize.epsilon),
                 clip_obs=float(vec_normalize.clip_obs),
+                latest=None if latest is None else repeated(latest[key], key),
             )
-            for key, rms in by_key.items()
+            for key in keys
         }
-    except (AttributeError, TypeError, ValueError) as error:  # of a pickle that somebody changed
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # of a pickle that somebody changed
         raise NormalizationError(
             f"These VecNormalize statistics are damaged ({error}). Save them with VecNormalize.save()."
         ) from error

@@ -1,7 +1,7 @@
 """From the inputs of a file to what Stable-Baselines3's ``obs_to_tensor`` hands to a policy.
 
-One input for each leaf of the observation space. uint8 for images, unless floats are asked for; float32 for everything
-else.
+One input for each leaf of the observation space. uint8 for images, unless floats from 0 to 1 are asked for; float32 for
+everything else.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space
 from torch import nn
 
-from sb3_clanker.errors import NormalizationError, PrecisionWarning
+from sb3_clanker.errors import NormalizationError, PrecisionError, PrecisionWarning
 from sb3_clanker.normalization import Normalize, Statistics
-from sb3_clanker.tensors import BATCH, Layout, TensorSpec
+from sb3_clanker.targets import IMAGE
+from sb3_clanker.tensors import BATCH, LARGEST_BYTE, Layout, TensorSpec
 
 OBSERVATION = "obs"
 RESERVED_NAMES = (
@@ -29,8 +30,10 @@ RESERVED_NAMES = (
 )
 """What the other inputs, the outputs, and the weights without a dot in their name are called."""
 
-_LARGEST_LOSS = 1e-3
-"""Rounding that is worth a warning, in standard deviations."""
+_WORTH_A_WARNING = 1e-3
+"""Rounding, in standard deviations, that moves actions by 1 % of their range at most, and few choices."""
+_WRONG = 1e-2
+"""Rounding that moves 1 in 6 actions by more than 1 % of their range, some by 10 %, and 1 in 250 discrete choices."""
 
 _PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -43,7 +46,7 @@ class ObservationInput(nn.Module):
     :param space: space of the leaf, as the policy has it
     :param statistics: what VecNormalize knows of it, or None
     :param channels_last: whether an image is passed as height, width, channels
-    :param float_images: whether an image is passed as float32
+    :param unit_images: whether an image is passed as float32 from 0 to 1, each byte divided by 255
     :ivar spec: what the input is
     """
 
@@ -54,16 +57,18 @@ class ObservationInput(nn.Module):
         space: spaces.Space[Any],
         statistics: Statistics | None,
         channels_last: bool,
-        float_images: bool = False,
+        unit_images: bool = False,
     ) -> None:
         super().__init__()
         self._space = space
         self._transposes = channels_last and (is_image_space(space) or _is_float_image(space))
         self.normalize = None if statistics is None else Normalize(statistics)
-        self.spec = _spec(key, name, space, self._transposes, float_images)
+        self.spec = _spec(key, name, space, self._transposes, unit_images)
 
     def forward(self, tensor: th.Tensor) -> th.Tensor:
         """What ``obs_to_tensor`` makes of raw observations, normalized."""
+        if self.spec.divisor is not None:  # the bytes that training saw, truncated as where it was trained
+            tensor = (tensor.clamp(0.0, 1.0) * self.spec.divisor).floor().to(th.uint8)
         if self._transposes:
             tensor = tensor.permute(0, 3, 1, 2)
         if self.normalize is not None:
@@ -79,39 +84,68 @@ def observation_inputs(
     space: spaces.Space[Any],
     statistics: Mapping[str | None, Statistics],
     channels_last: bool,
-    float_images: bool = False,
+    unit_images: bool = False,
 ) -> list[ObservationInput]:
     """One input for each leaf of an observation space.
 
     :param space: the policy's observation space
     :param statistics: what VecNormalize knows, by key or under None
     :param channels_last: whether images are passed as height, width, channels
-    :param float_images: whether images are passed as float32, with the same values, in place of uint8
+    :param unit_images: whether images are passed as float32 from 0 to 1, in place of uint8; one alone is ``image`` then
     :raises NormalizationError: the statistics do not fit the space
     """
     leaves = leaf_spaces(space)
     _check_statistics(statistics, leaves)
     names = _input_names(leaves)
+    if unit_images and is_image_space(space):
+        names[None] = IMAGE
     return [
-        ObservationInput(key, names[key], leaf, statistics.get(key), channels_last, float_images)
+        ObservationInput(key, names[key], leaf, statistics.get(key), channels_last, unit_images)
         for key, leaf in leaves.items()
     ]
 
 
-def warn_of_lost_precision(space: spaces.Space[Any], statistics: Mapping[str | None, Statistics]) -> None:
-    """Warn where float64 observations lie so far from zero, for how little they vary, that float32 cannot tell them."""
+def check_precision(space: spaces.Space[Any], statistics: Mapping[str | None, Statistics]) -> None:
+    """Warn of observations that lie so far from zero, for how little they vary, that float32 hardly tells them apart.
+
+    Only normalization can notice: without it, a policy itself gets float32.
+
+    :raises PrecisionError: actions would be wrong
+    """
     for key, leaf in leaf_spaces(space).items():
-        if key in statistics and isinstance(leaf, spaces.Box) and leaf.dtype == np.float64:
-            of_key = statistics[key]
-            lost = float((np.spacing(np.abs(of_key.mean).astype(np.float32)) / 2 / of_key.deviation).max(initial=0.0))
-            if lost > _LARGEST_LOSS:
-                where = "The observation" if key is None else f"The observation key {key!r}"
-                warnings.warn(
-                    f"{where} is float64 and lies so far from zero that float32, the type of the file's input, rounds "
-                    f"it by {lost:.1g} of its standard deviation. Subtract a constant in the environment.",
-                    PrecisionWarning,
-                    stacklevel=6,
-                )
+        of_key = statistics.get(key)
+        if of_key is None:
+            continue
+        dtype = np.dtype(leaf.dtype if of_key.latest is None else of_key.latest.dtype)
+        if np.can_cast(dtype, np.float32):
+            continue
+        lost, really_lost = _lost(of_key, np.issubdtype(dtype, np.integer))
+        if really_lost > _WRONG:
+            raise PrecisionError(key, really_lost)
+        if lost > _WORTH_A_WARNING:
+            where = "The observation" if key is None else f"The observation key {key!r}"
+            warnings.warn(
+                f"{where} is {dtype} and lies so far from zero that float32, the type of the file's input, rounds "
+                f"it by {lost:.1g} of its standard deviation. Subtract a constant in the environment.",
+                PrecisionWarning,
+                stacklevel=7,
+            )
+
+
+def _lost(statistics: Statistics, whole: bool) -> tuple[float, float]:
+    """By how much float32 rounds observations around their mean, at most, in standard deviations.
+
+    :param whole: whether they are whole numbers, of which float32 holds those below 2**24
+    :return: of all dimensions, and of those that it was seen to round: it may hold a constant exactly
+    """
+    reach = np.abs(statistics.mean) + statistics.deviation
+    spacing = np.spacing(reach.astype(np.float32)).astype(np.float64)
+    lost = np.where(spacing > (1.0 if whole else 0.0), spacing / 2 / statistics.deviation, 0.0)
+    really_lost, latest = lost, statistics.latest
+    if latest is not None:
+        off = np.abs(latest.astype(np.float64) - latest.astype(np.float32)) / statistics.deviation
+        really_lost = np.where((off > _WORTH_A_WARNING).any(axis=0), lost, 0.0)
+    return float(lost.max(initial=0.0)), float(really_lost.max(initial=0.0))
 
 
 def leaf_spaces(space: spaces.Space[Any]) -> dict[str | None, spaces.Space[Any]]:
@@ -146,6 +180,16 @@ def _is_plain(key: str) -> bool:
     return bool(_PLAIN_NAME.fullmatch(key)) and key not in RESERVED_NAMES
 
 
+def is_normalized_image(space: spaces.Space[Any], statistics: Statistics | None) -> bool:
+    """Whether a space stands for images of bytes that VecNormalize normalizes: it gives them bounds of its own."""
+    return (
+        statistics is not None
+        and isinstance(space, spaces.Box)
+        and len(space.shape) == 3
+        and bool((space.low == -statistics.clip_obs).all() and (space.high == statistics.clip_obs).all())
+    )
+
+
 def _is_float_image(space: spaces.Space[Any]) -> bool:
     """Whether a Box looks like an image of floats with its channels first, as VecNormalize makes them."""
     return (
@@ -156,9 +200,10 @@ def _is_float_image(space: spaces.Space[Any]) -> bool:
     )
 
 
-def _spec(key: str | None, name: str, space: spaces.Space[Any], transposes: bool, float_images: bool) -> TensorSpec:
+def _spec(key: str | None, name: str, space: spaces.Space[Any], transposes: bool, unit_images: bool) -> TensorSpec:
     shape: tuple[int, ...] = space.shape or ()
     layout: Layout | None = None
+    takes_unit = unit_images and is_image_space(space)
     meaning = "raw observation"
     if isinstance(space, spaces.Discrete):
         shape, meaning = (1,), f"index of the category, a whole number from 0 to {space.n - 1}"
@@ -170,13 +215,15 @@ def _spec(key: str | None, name: str, space: spaces.Space[Any], transposes: bool
         layout = "channels_last" if transposes else "channels_first"
         shape = (*shape[1:], shape[0]) if transposes else shape
         meaning = "raw image, 0 to 255" if is_image_space(space) else "raw image"
+        meaning = "image from 0 to 1: each byte divided by 255" if takes_unit else meaning
     return TensorSpec(
         name=name,
-        dtype="uint8" if is_image_space(space) and not float_images else "float32",
+        dtype="uint8" if is_image_space(space) and not takes_unit else "float32",
         shape=(BATCH, *shape),
         role="observation",
         key=key,
         layout=layout,
+        divisor=LARGEST_BYTE if takes_unit else None,
         meaning=meaning,
     )
 

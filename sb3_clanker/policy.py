@@ -281,7 +281,8 @@ def _encoder(metadata: PolicyMetadata) -> Callable[[Observation], _Encoded]:
 
 def _leaf_encoder(spec: TensorSpec, space: LeafSpace) -> Callable[[Any], _Encoded]:
     name, single, rank = spec.name, space.shape, len(space.shape)
-    dtype = np.dtype(spec.dtype)
+    dtype = np.dtype(spec.dtype if spec.divisor is None else np.uint8)
+    divisor = None if spec.divisor is None else np.float32(spec.divisor)
     tensor_shape = tuple(-1 if dim == BATCH else int(dim) for dim in spec.shape)
     same_shape = tensor_shape[1:] == single
     transposed = None if spec.layout is None else (*single[1:], single[0])  # the other layout of an image
@@ -309,6 +310,8 @@ def _leaf_encoder(spec: TensorSpec, space: LeafSpace) -> Callable[[Any], _Encode
                 raise ObservationError(f"The observation for input {name!r} must be {dtype}, got {array.dtype}.")
             with np.errstate(over="ignore"):  # infinite in float32, as torch has it
                 array = array.astype(dtype)
+        if divisor is not None:
+            array = array / divisor
         if not batched:
             array = array[None]
         if channels_last:
@@ -321,8 +324,9 @@ def _leaf_encoder(spec: TensorSpec, space: LeafSpace) -> Callable[[Any], _Encode
 def _further_encoder(
     metadata: PolicyMetadata,
 ) -> Callable[[dict[str, Array], State | None, Array | None, Array | None], None] | None:
-    """What adds masks, or the state of a recurrent policy, to the inputs of the graph; None where there are neither."""
+    """What adds to the inputs of the graph masks, the state of a recurrent policy, or what is not looked at."""
     shapes = {spec.role: spec.shape for spec in metadata.inputs}
+    unused = [spec for spec in metadata.inputs if spec.role == "unused"]
     observation = next(spec.name for spec in metadata.inputs if spec.role == "observation")
 
     def add_masks(feed: dict[str, Array], _: State | None, __: Array | None, action_masks: Array | None) -> None:
@@ -358,8 +362,16 @@ def _further_encoder(
             )
         feed["episode_start"] = starts
 
+    def add_unused(feed: dict[str, Array], _: State | None, __: Array | None, action_masks: Array | None) -> None:
+        if action_masks is not None:
+            raise ObservationError("This policy takes no action masks, got some.")
+        n = len(feed[observation])
+        feed.update({spec.name: np.zeros((n, int(spec.shape[1])), np.float32) for spec in unused})
+
     if "action_masks" in shapes:
         return add_masks
+    if unused:
+        return add_unused
     return add_state if metadata.recurrent else None
 
 

@@ -1,13 +1,13 @@
 """The raw observations that a cross-check tries.
 
-Three kinds: those that training really saw, random ones, and the bounds of the space. Random ones come from a
-generator of their own, so that nothing in the training advances. Every value is one that float32 carries exactly:
-that is what a consumer of the file can say.
+Four kinds: those that training really saw, random ones, where a graph is new those of a lattice, and the bounds of the
+space. Random ones come from a generator of their own, so that nothing in the training advances. Every value is one that
+float32 carries exactly: that is what a consumer of the file can say.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -15,7 +15,10 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from sb3_clanker.lattice import before_normalization, draw_lattice
 from sb3_clanker.normalization import Statistics
+from sb3_clanker.observation import is_normalized_image, leaf_spaces
+from sb3_clanker.tensors import round_inward
 
 Batch: TypeAlias = NDArray[Any] | dict[str, NDArray[Any]]
 
@@ -25,6 +28,9 @@ N_CORNERS = 3
 _SEED = 20_260_101
 _LARGEST = 1e3
 """Cap of unbounded dimensions: far beyond, float32 sums in the network itself lose the digits that are compared."""
+_N_LATTICE = 192
+"""Probes of a lattice; fewer where an observation is so large that they would have more elements than these."""
+_LATTICE_ELEMENTS = 1 << 19
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,19 +50,26 @@ class Probes:
         return batch_size(self.observations)
 
 
-def draw_observations(space: spaces.Space[Any], statistics: Mapping[str | None, Statistics], n_samples: int) -> Batch:
-    """Random observations, and the corners of a space.
+def draw_observations(
+    space: spaces.Space[Any], statistics: Mapping[str | None, Statistics], n_samples: int, *, lattice: bool = False
+) -> Batch:
+    """Random observations, points of a lattice, and the corners of a space.
 
-    :param space: space of the raw observations
+    :param space: the policy's observation space
     :param statistics: what VecNormalize knows: unbounded dimensions are drawn around the mean, as in training
     :param n_samples: how many random ones
+    :param lattice: whether to try the points where operators are converted wrongly: what is right there once stays so,
+        whatever the weights
     """
     generator = np.random.default_rng(_SEED)
-
-    def batch_of(leaf: spaces.Space[Any], key: str | None) -> NDArray[Any]:
-        return _through_float32(np.concatenate(_draw(leaf, statistics.get(key), generator, n_samples)))
-
-    return _by_leaf(space, batch_of)
+    leaves = leaf_spaces(space)
+    n_elements = sum(int(np.prod(leaf.shape or ())) for leaf in leaves.values())
+    n_lattice = int(np.clip(_LATTICE_ELEMENTS // max(n_elements, 1), 8, _N_LATTICE)) if lattice else 0
+    drawn = {
+        key: _through_float32(np.concatenate(_draw(leaf, statistics.get(key), generator, n_samples, n_lattice)))
+        for key, leaf in leaves.items()
+    }
+    return drawn[None] if None in drawn else {str(key): rows for key, rows in drawn.items()}
 
 
 def gather_probes(drawn: Batch, seen: Batch | None, masked_choices: tuple[int, ...] = ()) -> Probes:
@@ -88,43 +101,60 @@ def batch_size(batch: Batch) -> int:
     return len(next(iter(batch.values())) if isinstance(batch, dict) else batch)
 
 
-def _by_leaf(space: spaces.Space[Any], batch_of: Callable[[spaces.Space[Any], str | None], NDArray[Any]]) -> Batch:
-    if isinstance(space, spaces.Dict):
-        return {key: batch_of(leaf, key) for key, leaf in space.spaces.items()}
-    return batch_of(space, None)
-
-
 def _draw(
-    space: spaces.Space[Any], statistics: Statistics | None, generator: np.random.Generator, n: int
+    space: spaces.Space[Any], statistics: Statistics | None, generator: np.random.Generator, n: int, n_lattice: int
 ) -> list[NDArray[Any]]:
-    """Random observations, and the corners of the space."""
+    """Random observations, points of a lattice, and the corners of the space."""
     if isinstance(space, spaces.Discrete):
-        return [generator.integers(0, space.n, size=n), np.array([0, space.n - 1, 0])]
+        return [generator.integers(0, space.n, size=n + n_lattice), np.array([0, space.n - 1, 0])]
     if isinstance(space, spaces.MultiDiscrete):
         nvec = np.asarray(space.nvec)
-        return [generator.integers(0, nvec, size=(n, *nvec.shape)), _corners(np.zeros_like(nvec), nvec - 1)]
+        return [generator.integers(0, nvec, size=(n + n_lattice, *nvec.shape)), _corners(np.zeros_like(nvec), nvec - 1)]
     if isinstance(space, spaces.MultiBinary):
         zeros = np.zeros(space.shape, dtype=np.int8)
-        return [generator.integers(0, 2, size=(n, *zeros.shape), dtype=np.int8), _corners(zeros, zeros + 1)]
+        drawn = generator.integers(0, 2, size=(n + n_lattice, *zeros.shape), dtype=np.int8)
+        return [drawn, _corners(zeros, zeros + 1)]
     if not isinstance(space, spaces.Box):
         raise TypeError(f"no probes for {type(space).__name__}")
-    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
     if space.dtype == np.uint8 and statistics is None:  # images: as they are, which is fast
         lowest, highest = _uniform(space.low), _uniform(space.high)  # with one bound for all, this is much quicker
         pixels = generator.integers(lowest, highest, size=(n, *space.shape), dtype=np.uint8, endpoint=True)
-        return [pixels, _corners(space.low, space.high)]
+        return [pixels, _draw_pixels(space, n_lattice, generator), _corners(space.low, space.high)]
+    parts = _draw_box(space, statistics, generator, n, n_lattice)
+    return [(np.round(part) if np.issubdtype(space.dtype, np.integer) else part).astype(space.dtype) for part in parts]
+
+
+def _draw_box(
+    space: spaces.Box, statistics: Statistics | None, generator: np.random.Generator, n: int, n_lattice: int
+) -> list[NDArray[np.float64]]:
+    lowest, highest = (
+        bound.astype(np.float64) for bound in (round_inward(space.low, np.inf), round_inward(space.high, -np.inf))
+    )
     if statistics is None:
-        center, deviation, reach = np.clip(0.0, low, high), np.ones_like(low), np.full_like(low, _LARGEST)
+        center, deviation = np.clip(0.0, lowest, highest), np.ones_like(lowest)
+        reach = np.full_like(lowest, _LARGEST)
     else:  # around what training saw, and beyond what normalization clips
-        center, deviation = np.clip(statistics.mean, low, high), statistics.deviation
+        if is_normalized_image(space, statistics):
+            lowest, highest = np.zeros_like(lowest), np.full_like(highest, 255.0)
+        center, deviation = np.clip(statistics.mean, lowest, highest), statistics.deviation
         reach = deviation * 2 * statistics.clip_obs
-    low, high = np.maximum(low, center - reach), np.minimum(high, center + reach)
+    low, high = np.maximum(lowest, center - reach), np.minimum(highest, center + reach)
     drawn = generator.uniform(low, high, size=(n, *low.shape))
     drawn[::2] = np.clip(generator.normal(center, deviation, size=drawn.shape), low, high)[::2]
-    corners = _corners(low, high, center)
-    if np.issubdtype(space.dtype, np.integer):
-        drawn, corners = np.round(drawn), np.round(corners)
-    return [drawn.astype(space.dtype), corners.astype(space.dtype)]
+    lattice = draw_lattice(lowest, highest, center, deviation, n_lattice, generator)
+    if statistics is not None:  # every other one on the lattice after normalization
+        between = generator.uniform(low, high, size=lattice[::2].shape)
+        lattice[::2] = np.clip(before_normalization(lattice[::2], statistics, between), lowest, highest)
+    return [drawn, lattice, _corners(low, high, center)]
+
+
+def _draw_pixels(space: spaces.Box, n: int, generator: np.random.Generator) -> NDArray[np.uint8]:
+    """Points of a lattice of bytes: the ends of their range, its middle, and whole images of one of them."""
+    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+    middle = np.full_like(low, 127.0)
+    lattice = draw_lattice(low, high, middle, middle, n, generator)
+    lattice[1::2] = 255.0 - lattice[1::2]
+    return np.clip(np.round(lattice), low, high).astype(np.uint8)
 
 
 def _uniform(bound: NDArray[Any]) -> Any:
@@ -152,4 +182,9 @@ def _join(seen: Any, drawn: Any) -> NDArray[Any]:
 
 
 def _through_float32(values: NDArray[Any]) -> NDArray[Any]:
-    return values.astype(np.float32).astype(values.dtype) if values.dtype.kind == "f" else values
+    if np.can_cast(values.dtype, np.float32):
+        return values
+    rounded = values.astype(np.float32)
+    if np.issubdtype(values.dtype, np.integer):  # the largest of a type may be rounded to what it cannot hold
+        rounded = np.minimum(rounded, np.nextafter(np.float32(np.iinfo(values.dtype).max), np.float32(0)))
+    return rounded.astype(values.dtype)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sb3_clanker.metadata import PolicyMetadata
-from sb3_clanker.tensors import BoxSpace, DiscreteSpace, MultiDiscreteSpace, bounds
+from sb3_clanker.tensors import BoxSpace, DiscreteSpace, MultiDiscreteSpace, bounds, round_inward
 
 Sampler: TypeAlias = Callable[[Mapping[str, NDArray[Any]], np.random.Generator], NDArray[Any]]
 """From the further outputs of a file and a generator to actions, float of shape (batch, action_dim)."""
@@ -18,7 +18,10 @@ Sampler: TypeAlias = Callable[[Mapping[str, NDArray[Any]], np.random.Generator],
 def make_sampler(metadata: PolicyMetadata) -> Sampler | None:
     """What draws actions as Stable-Baselines3 does with ``deterministic=False``; None where the file does not tell."""
     if metadata.sampling in ("gaussian", "squashed_gaussian") and isinstance(metadata.action_space, BoxSpace):
-        low, high = (bound.reshape(-1).astype(np.float32) for bound in bounds(metadata.action_space))
+        low, high = (
+            round_inward(bound.reshape(-1), inside)
+            for bound, inside in zip(bounds(metadata.action_space), (np.inf, -np.inf), strict=True)
+        )
         return _squashed_gaussian(low, high) if metadata.sampling == "squashed_gaussian" else _gaussian(low, high)
     if metadata.sampling == "bernoulli":
         return _bernoulli
@@ -41,7 +44,7 @@ def _gaussian(low: NDArray[Any], high: NDArray[Any]) -> Sampler:
 
 
 def _squashed_gaussian(low: NDArray[Any], high: NDArray[Any]) -> Sampler:
-    return lambda told, rng: low + 0.5 * (np.tanh(_normal(told, rng)) + 1.0) * (high - low)
+    return lambda told, rng: np.clip(low + 0.5 * (np.tanh(_normal(told, rng)) + 1.0) * (high - low), low, high)
 
 
 def _normal(told: Mapping[str, NDArray[Any]], rng: np.random.Generator) -> NDArray[Any]:

@@ -79,6 +79,7 @@ def add_scores(data: bytes) -> tuple[bytes, TensorSpec | None]:
     scores = next((value for value in within if value.name == SCORES), None)
     if scores is None:
         return data, None
+    rows, *widths = scores.type.tensor_type.shape.dim
+    rows.dim_param = BATCH  # as the exporter saw it; the inference may have lost it on the way
     model.graph.output.append(scores)
-    shape = tuple(dim.dim_value for dim in scores.type.tensor_type.shape.dim)
-    return model.SerializeToString(), scores_spec(shape[1:])
+    return model.SerializeToString(), scores_spec(tuple(width.dim_value for width in widths))

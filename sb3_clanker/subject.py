@@ -17,7 +17,9 @@ from sb3_clanker.copying import copy_policy
 from sb3_clanker.environment import warn_of_inner_normalization
 from sb3_clanker.errors import NonFiniteWeightsError, UnsupportedPolicyError
 from sb3_clanker.further import Further
+from sb3_clanker.observation import check_precision
 from sb3_clanker.options import ExportOptions
+from sb3_clanker.pipeline import check_pipeline
 from sb3_clanker.probes import Batch, Probes, draw_observations, gather_probes, take
 from sb3_clanker.reference import Reference, seen_observations
 from sb3_clanker.statistics import Normalization
@@ -37,6 +39,7 @@ class Subject:
     :param normalization: what it was trained with
     :param options: options of the export
     :raises UnsupportedPolicyError: not an algorithm, or one without a policy
+    :raises UnsupportedWrapperError: a wrapper of its environment changes observations in a way that cannot be folded in
     """
 
     def __init__(self, model: BaseAlgorithm, normalization: Normalization, options: ExportOptions) -> None:
@@ -47,6 +50,7 @@ class Subject:
         self._drawn: dict[int, Batch] = {}
         self._twin: CpuTwin | None = None
         warn_of_inner_normalization(model.get_env())
+        check_pipeline(model, normalization.vec_normalize)
 
     @property
     def policy(self) -> BasePolicy:
@@ -66,6 +70,17 @@ class Subject:
     def is_standard(self) -> bool:
         """Whether the policy runs no code of a user."""
         return is_standard(self.policy)
+
+    def check(self) -> None:
+        """Refuse what no file can do, or should: it may come up while training goes on.
+
+        :raises UnsupportedWrapperError: a wrapper changes observations
+        :raises PrecisionError: float32 cannot tell observations apart
+        :raises NonFiniteWeightsError: the policy has diverged
+        """
+        check_pipeline(self.model, self.normalization.vec_normalize)
+        check_precision(self.model.policy.observation_space, self.normalization.statistics())
+        self.check_finite()
 
     def check_finite(self) -> None:
         """Refuse a policy that has diverged, in whichever of its networks.
@@ -142,23 +157,23 @@ class Subject:
     def probes(self, *, in_full: bool, n_samples: int | None = None) -> Probes:
         """Raw observations to try.
 
-        :param in_full: whether the graph is new; else few do for a large network
+        :param in_full: whether the graph is new, and so tried on a lattice as well; else few do for a large network
         :param n_samples: how many random ones; None chooses
         """
         n_samples = n_samples or self._options.n_samples or (_N_IN_FULL if in_full else self._n_samples())
         seen = seen_observations(self.model, self.normalization.vec_normalize, n_samples)
-        return gather_probes(self._draw(n_samples), seen, masked_choices(self.model.policy))
+        return gather_probes(self._draw(n_samples, in_full), seen, masked_choices(self.model.policy))
 
     def _n_samples(self) -> int:
         """Many observations for a small network, few for a large one: the proof costs what the network costs."""
         n_parameters = sum(map(th.Tensor.numel, self.model.policy.parameters()))
         return int(np.clip(1_000_000 // max(n_parameters, 1), 2, _N_IN_FULL))
 
-    def _draw(self, n_samples: int) -> Batch:
+    def _draw(self, n_samples: int, lattice: bool) -> Batch:
         """Random observations: the same at each export, unless statistics have moved on."""
         space, statistics = self.model.policy.observation_space, self.normalization.statistics()
-        if statistics:
-            return draw_observations(space, statistics, n_samples)
+        if statistics or lattice:
+            return draw_observations(space, statistics, n_samples, lattice=lattice)
         if n_samples not in self._drawn:
             self._drawn[n_samples] = draw_observations(space, statistics, n_samples)
         return self._drawn[n_samples]

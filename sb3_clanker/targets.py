@@ -13,12 +13,14 @@ from typing import Literal, Protocol
 
 from sb3_clanker.errors import OptionError, TargetError
 from sb3_clanker.metadata import PolicyMetadata
-from sb3_clanker.tensors import BoxSpace, TensorSpec
+from sb3_clanker.tensors import BATCH, BoxSpace, DictSpace, ObservationSpace, TensorSpec, bounds
 
 TargetName = Literal["clankers", "onnxruntime-web", "tract"]
 Mode = Literal["vector", "vision"]
 
-_IMAGE, _JOINTS = "image", "joint_positions"
+IMAGE = "image"
+"""What clankers calls the input of its camera."""
+_JOINTS = "joint_positions"
 _VECTORS = ("obs", "observation")
 _ACTIONS = ("action", "actions", "velocity")
 
@@ -29,6 +31,10 @@ class Signature(Protocol):
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
         """Inputs of the graph."""
+
+    @property
+    def observation_space(self) -> ObservationSpace:
+        """Space of one raw observation."""
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
@@ -84,9 +90,14 @@ def require_target(signature: Signature, target: str | None) -> None:
         raise TargetError(target, problems)
 
 
-def feeds_float_images(target: str | None) -> bool:
-    """Whether the file has to take images as float32."""
-    return target is not None and _TARGETS[known_target(target)].float_images
+def feeds_unit_images(target: str | None) -> bool:
+    """Whether the file has to take images as float32 from 0 to 1, each byte divided by 255."""
+    return target is not None and _TARGETS[known_target(target)].unit_images
+
+
+def unused_inputs(target: str | None, observed: Iterable[TensorSpec]) -> tuple[TensorSpec, ...]:
+    """The inputs that a target feeds although the policy has no use for them."""
+    return () if target is None else _TARGETS[known_target(target)].unused(tuple(observed))
 
 
 def known_target(target: object) -> TargetName:
@@ -104,8 +115,8 @@ def known_target(target: object) -> TargetName:
 
 
 def _clankers_problems(signature: Signature) -> Iterator[str]:
-    observed = {spec.name: spec for spec in signature.inputs if spec.role == "observation"}
-    further = {spec.role for spec in signature.inputs} - {"observation"}
+    observed = {spec.name: spec for spec in signature.inputs if spec.role in ("observation", "unused")}
+    further = {spec.role for spec in signature.inputs} - {"observation", "unused"}
     if further & {"hidden_state", "cell_state", "episode_start"}:
         yield (
             "the policy is recurrent, and the loader carries no state from step to step: "
@@ -113,8 +124,9 @@ def _clankers_problems(signature: Signature) -> Iterator[str]:
         )
     if "action_masks" in further:
         yield "the policy takes action_masks, and the loader feeds none: train one without masks"
-    if observed.keys() & {_IMAGE, _JOINTS}:
+    if observed.keys() & {IMAGE, _JOINTS}:
         yield from _vision_problems(observed)
+        yield from _pixel_problems(observed, signature.observation_space)
     else:
         yield from _vector_problems(observed)
     yield from _action_problems(signature.outputs)
@@ -129,7 +141,7 @@ def _vector_problems(observed: Mapping[str, TensorSpec]) -> Iterator[str]:
         return
     (spec,) = observed.values()
     yield from _float32_problems(spec)
-    if len(spec.shape) != 2 or not _is_static(spec):
+    if (spec.layout is None and len(spec.shape) != 2) or not _is_static(spec):
         yield (
             f"{_shown(spec)} is not [batch, width], and the loader feeds one row of numbers: flatten the observation "
             "with gymnasium's FlattenObservation, or observe a Dict of image and joint_positions"
@@ -137,12 +149,12 @@ def _vector_problems(observed: Mapping[str, TensorSpec]) -> Iterator[str]:
 
 
 def _vision_problems(observed: Mapping[str, TensorSpec]) -> Iterator[str]:
-    if set(observed) != {_IMAGE, _JOINTS}:
+    if set(observed) != {IMAGE, _JOINTS}:
         yield (
             f"the inputs are {_listed(observed)}, and the loader feeds exactly image and joint_positions: "
             "give the observation space these two keys and no others"
         )
-    if (image := observed.get(_IMAGE)) is not None:
+    if (image := observed.get(IMAGE)) is not None:
         yield from _float32_problems(image)
         if len(image.shape) != 4 or not _is_static(image) or image.layout == "channels_last":
             yield (
@@ -153,6 +165,28 @@ def _vision_problems(observed: Mapping[str, TensorSpec]) -> Iterator[str]:
         yield from _float32_problems(joints)
         if len(joints.shape) != 2 or not _is_static(joints):
             yield f"{_shown(joints)} is not [batch, joints]: use a Box of one dimension"
+
+
+def _pixel_problems(observed: Mapping[str, TensorSpec], space: ObservationSpace) -> Iterator[str]:
+    """An image that is none of bytes must have been trained on what the loader feeds."""
+    leaf = space.spaces.get(IMAGE) if isinstance(space, DictSpace) else space
+    image = observed.get(IMAGE)
+    if image is None or image.dtype != "float32" or image.divisor is not None or not isinstance(leaf, BoxSpace):
+        return
+    low, high = bounds(leaf)
+    if (low < 0.0).any() or (high > 1.0).any():
+        yield (
+            f"{_shown(image)} was trained on values from {low.min():g} to {high.max():g}, and the loader feeds 0 to 1: "
+            "train on bytes (uint8, 0 to 255) that VecNormalize leaves alone (norm_obs_keys), or on floats from 0 to 1"
+        )
+
+
+def _clankers_unused(observed: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+    """The loader runs no policy on an image alone."""
+    if [spec.name for spec in observed] != [IMAGE]:
+        return ()
+    meaning = "not looked at: the loader runs no policy on an image alone"
+    return (TensorSpec(name=_JOINTS, dtype="float32", shape=(BATCH, 1), role="unused", meaning=meaning),)
 
 
 def _action_problems(outputs: tuple[TensorSpec, ...]) -> Iterator[str]:
@@ -170,15 +204,22 @@ def _float32_problems(spec: TensorSpec) -> Iterator[str]:
 
 
 def _clankers_mode(signature: Signature) -> Mode | None:
-    return "vision" if any(spec.name == _IMAGE for spec in signature.inputs) else "vector"
+    return "vision" if any(spec.name == IMAGE for spec in signature.inputs) else "vector"
 
 
 def _clankers_notes(metadata: PolicyMetadata) -> Iterator[str]:
     for spec in metadata.inputs:
-        if len(spec.shape) == 2:
+        if spec.role == "unused":
+            yield f"{spec.name} is {spec.meaning}"
+        elif len(spec.shape) == 2:
             yield f"{spec.name} needs {spec.shape[1]} numbers: the loader fills up fewer with zeros, without a word"
         else:
-            yield f"{spec.name} is fed as it comes: {spec.meaning}"
+            yield f"{spec.name} gets the camera's bytes divided by 255, from 0 to 1"
+        if spec.name == _JOINTS and spec.role != "unused":
+            yield (
+                f"{spec.name} gets the first {spec.shape[1]} numbers after the pixels, and the simulator interleaves "
+                "positions and velocities there: train on them in this order"
+            )
     if not isinstance(metadata.action_space, BoxSpace):
         yield (
             f"the action is a {metadata.action_space.type} one, in whole numbers; "
@@ -211,18 +252,26 @@ class _Target:
     :ivar problems: the rules that a policy breaks, each with what to do about it
     :ivar notes: what the program does not check itself
     :ivar mode: the way in which it feeds a policy that it takes
-    :ivar float_images: whether it feeds images as float32, so that the file has to take them so
+    :ivar unit_images: whether it feeds images as float32 from 0 to 1, so that the file has to take them so
+    :ivar unused: the inputs that it needs beside those of a policy that has no use for them
     """
 
     problems: Callable[[Signature], Iterator[str]]
     notes: Callable[[PolicyMetadata], Iterator[str]]
     mode: Callable[[Signature], Mode | None] = lambda _: None
-    float_images: bool = False
+    unit_images: bool = False
+    unused: Callable[[tuple[TensorSpec, ...]], tuple[TensorSpec, ...]] = lambda _: ()
 
 
 _TARGETS: Mapping[TargetName, _Target] = MappingProxyType(
     {
-        "clankers": _Target(problems=_clankers_problems, notes=_clankers_notes, mode=_clankers_mode, float_images=True),
+        "clankers": _Target(
+            problems=_clankers_problems,
+            notes=_clankers_notes,
+            mode=_clankers_mode,
+            unit_images=True,
+            unused=_clankers_unused,
+        ),
         "onnxruntime-web": _Target(problems=_nothing, notes=_web_notes),
         "tract": _Target(problems=_nothing, notes=_tract_notes),
     }

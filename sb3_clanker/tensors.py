@@ -17,7 +17,9 @@ from sb3_clanker.errors import UnsupportedSpaceError
 if TYPE_CHECKING:
     from gymnasium import spaces
 
-Role = Literal["observation", "action", "action_masks", "hidden_state", "cell_state", "episode_start", "further"]
+Role = Literal[
+    "observation", "action", "action_masks", "hidden_state", "cell_state", "episode_start", "unused", "further"
+]
 
 Sampling = Literal["gaussian", "squashed_gaussian", "categorical", "bernoulli"]
 """How an action is drawn from a file that tells the parameters of its distribution."""
@@ -38,6 +40,7 @@ class TensorSpec:
     :ivar role: what the tensor is for
     :ivar key: the key of a Dict observation space that it carries, None otherwise
     :ivar layout: order of the dimensions of an image, None for anything else
+    :ivar divisor: what each value of the environment is divided by, in float32, before it goes in; None for nothing
     :ivar meaning: what a consumer must know to fill or read it
     :ivar names: the caller's names of its components, None where none were given
     :ivar units: the caller's units of its components, None where none were given
@@ -49,6 +52,7 @@ class TensorSpec:
     role: Role
     key: str | None = None
     layout: Layout | None = None
+    divisor: float | None = None
     meaning: str
     names: tuple[str, ...] | None = None
     units: tuple[str, ...] | None = None
@@ -123,6 +127,9 @@ class MultiBinarySpace:
 BATCH = "batch"
 """Name of the dynamic dimension."""
 
+LARGEST_BYTE = 255.0
+"""What the bytes of an image are divided by where they go in as floats from 0 to 1."""
+
 LeafSpace: TypeAlias = BoxSpace | DiscreteSpace | MultiDiscreteSpace | MultiBinarySpace
 
 
@@ -149,6 +156,19 @@ def action_dim(space: LeafSpace) -> int:
 def bounds(space: BoxSpace) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Lower and upper bound of a Box, float64 of its shape, infinite where it is unbounded."""
     return _unpack(space.low, space.shape, -np.inf), _unpack(space.high, space.shape, np.inf)
+
+
+def round_inward(bound: NDArray[np.generic], inside: float) -> NDArray[np.float32]:
+    """A bound in float32, rounded to the inside: nothing leaves a space whose bounds float32 cannot carry.
+
+    :param bound: lower or upper bounds
+    :param inside: infinity of the sign that points from the bound into the space
+    """
+    exact = bound.astype(np.float64)
+    with np.errstate(over="ignore"):  # beyond float32 is infinite, and so outside
+        rounded = exact.astype(np.float32)
+    outside = rounded < exact if inside > 0 else rounded > exact
+    return np.where(outside, np.nextafter(rounded, np.float32(inside)), rounded)
 
 
 def describe_space(space: spaces.Space[object], role: Literal["observation", "action"]) -> ObservationSpace:

@@ -28,6 +28,7 @@ from sb3_clanker.probes import Batch, Probes, batch_size, take
 from sb3_clanker.reference import Prediction, Reference
 from sb3_clanker.report import CrossCheckRecord, StageReport, ValidationReport
 from sb3_clanker.scores import SCORES
+from sb3_clanker.truncation import truncation_problem
 
 _N_ENVS = 16
 """How many environments a recurrent policy is stepped in."""
@@ -89,6 +90,8 @@ def prove(
                 raise _RefusedError(f"the file and Stable-Baselines3 disagree: {summary}; {comparison.example}")
             if report.cross_check.n_nonfinite >= len(probes):
                 raise _RefusedError(f"Stable-Baselines3 itself gives no finite action: {summary}")
+        if problem := truncation_problem(policies[0], probes.observations):
+            raise _RefusedError(problem)
         note(summary)
     return report
 

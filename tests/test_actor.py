@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from stable_baselines3 import PPO, SAC
+from stable_baselines3 import PPO, SAC, TD3
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 
+from sb3_clanker import ExportOptions, OnnxPolicy, export_policy
 from sb3_clanker.actor import Actor
 from sb3_clanker.copying import copy_policy
 from sb3_clanker.errors import ClankerError, NormalizationError, UnsupportedPolicyError, UnsupportedSpaceError
 from sb3_clanker.normalization import Statistics
-from sb3_clanker.options import ExportOptions
 from sb3_clanker.tensors import TensorSpec
 from tests.worlds import BOX_OBSERVATION, MATRIX_ACTION, draw, make_model, predict_raw
 
@@ -54,6 +58,37 @@ def test_bounds_that_float32_cannot_carry_are_rounded_to_the_inside() -> None:
     assert np.all(actor.action_high.numpy().astype(np.float64) <= action_space.high)
     np.testing.assert_allclose(actor.action_low.numpy(), action_space.low, rtol=1e-6)
     np.testing.assert_allclose(actor.action_high.numpy(), action_space.high, rtol=1e-6)
+
+
+def _squashed_ppo(**kwargs: Any) -> BaseAlgorithm:
+    return make_model(PPO, use_sde=True, policy_kwargs={"squash_output": True}, **kwargs)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    "make",
+    [partial(make_model, SAC), partial(make_model, TD3), _squashed_ppo, make_model],
+    ids=["SAC", "TD3", "PPO, squashed", "PPO"],
+)
+def test_no_action_leaves_its_bounds_by_a_digit(make: Callable[..., BaseAlgorithm], dtype: Any, tmp_path: Path) -> None:
+    """Unscaling rounds, and a policy that saturates stands at its bounds: neither brings an action outside."""
+    rng = np.random.default_rng(3)
+    low = rng.uniform(-9.0, 5.0, 200)
+    action_space = spaces.Box(low.astype(dtype), (low + 10 ** rng.uniform(-2, 2, 200)).astype(dtype), dtype=dtype)
+    model = make(action_space=action_space, scale=5.0)
+    further: Any = () if isinstance(model, TD3) else ("distribution",)
+    policy = OnnxPolicy(export_policy(model, tmp_path / "p", options=ExportOptions(further_outputs=further)).path)
+    observations = draw(BOX_OBSERVATION, np.random.default_rng(0), 5000)
+    action = policy.run({"obs": observations})["action"]
+    actions = [action, policy.predict(observations)[0]]
+    if policy.metadata.sampling:
+        actions.append(policy.predict(observations, deterministic=False)[0])
+    for chosen in actions:
+        assert (chosen.astype(np.float64) >= action_space.low).all()
+        assert (chosen.astype(np.float64) <= action_space.high).all()
+    half = (action_space.high.astype(np.float64) - action_space.low) / 2
+    assert (np.abs(action - (action_space.low + half)) / half > 0.999).any(axis=0).all(), "no action is at its bounds"
+    np.testing.assert_allclose(action, predict_raw(model, observations), rtol=1e-5, atol=1e-5 * half.max())
 
 
 class _OwnPredict(ActorCriticPolicy):

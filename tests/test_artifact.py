@@ -19,9 +19,10 @@ from sb3_clanker.artifact import (
     Generation,
     Publication,
     ensure_folder,
+    other_statistics,
+    own_statistics,
     pair_with_file,
     pair_with_zip,
-    statistics_candidates,
 )
 from sb3_clanker.errors import CheckpointError, ClankerError, PublicationError
 from tests.worlds import make_model
@@ -68,7 +69,7 @@ def test_a_checkpoint_is_called_as_checkpoint_callback_calls_it(
     )
     assert [Generation.named(each.stem) for each in generations] == generations
     for generation in generations:
-        found = next(statistics_candidates(tmp_path / f"{generation.stem}.zip"))
+        found = next(own_statistics(tmp_path / f"{generation.stem}.zip"))
         assert found == tmp_path / generation.statistics
 
 
@@ -78,18 +79,29 @@ def test_a_name_that_is_no_checkpoint_is_taken_as_it_is(stem: str) -> None:
     assert Generation.named(stem).replay_buffer == f"{stem}_replay_buffer.pkl"
 
 
-def test_statistics_are_looked_for_under_the_surest_name_first(tmp_path: Path) -> None:
-    assert list(statistics_candidates(tmp_path / "runs" / "best_model.zip")) == [
-        tmp_path / "runs" / "best_model_vecnormalize.pkl",
+def test_statistics_are_those_of_a_zip_by_name(tmp_path: Path) -> None:
+    zip_path = tmp_path / "runs" / "best_model.zip"
+    assert list(own_statistics(zip_path)) == [tmp_path / "runs" / "best_model_vecnormalize.pkl"]
+    assert list(other_statistics(zip_path)) == [
         tmp_path / "runs" / "vecnormalize.pkl",
         tmp_path / "runs" / "vec_normalize.pkl",
     ]
-    run = tmp_path / "logs" / "ppo" / "Pendulum-v1_12"
-    assert list(statistics_candidates(run / "rl_model_500_steps.zip")) == [
-        run / "rl_model_vecnormalize_500_steps.pkl",
-        run / "Pendulum-v1" / "vecnormalize.pkl",
-        run / "vecnormalize.pkl",
-        run / "vec_normalize.pkl",
+
+
+@pytest.mark.parametrize("run", ["Pendulum-v1_12", "Pendulum-v1_1_0b6b1a3c-5d3e-4e0e-9f0a-8f1c5a7d2e4b"])
+def test_in_a_run_of_rl_zoo_they_are_those_of_its_end(run: str, tmp_path: Path) -> None:
+    folder = tmp_path / "logs" / "ppo" / run
+    of_the_run = folder / "Pendulum-v1" / "vecnormalize.pkl"
+    assert list(own_statistics(folder / "Pendulum-v1.zip")) == [
+        folder / "Pendulum-v1_vecnormalize.pkl",
+        of_the_run,
+    ]
+    checkpoint = folder / "rl_model_500_steps.zip"
+    assert list(own_statistics(checkpoint)) == [folder / "rl_model_vecnormalize_500_steps.pkl"]
+    assert list(other_statistics(checkpoint)) == [
+        of_the_run,
+        folder / "vecnormalize.pkl",
+        folder / "vec_normalize.pkl",
     ]
 
 
@@ -99,7 +111,8 @@ def test_the_layout_of_rl_zoo_is_recognised_from_within_the_run(
     run = tmp_path / "my_env_3"
     run.mkdir()
     monkeypatch.chdir(run)
-    assert Path("my_env") / "vecnormalize.pkl" in list(statistics_candidates(Path("best_model.zip")))
+    assert Path("my_env") / "vecnormalize.pkl" in list(own_statistics(Path("my_env.zip")))
+    assert Path("my_env") / "vecnormalize.pkl" in list(other_statistics(Path("best_model.zip")))
 
 
 # Publication --------------------------------------------------------------------------------------------------------

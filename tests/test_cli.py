@@ -118,7 +118,7 @@ def test_a_file_is_written_beside_the_zip_and_equals_it(world: World, tmp_path: 
     assert [line.split()[:2] for line in lines[:4]] == [
         ["ok", stage] for stage in ("structure", "contract", "runtime", "cross_check")
     ]
-    assert lines[4:] == [f"wrote {path} ({path.stat().st_size:,} bytes)"]
+    assert lines[4:] == ["VecNormalize statistics: none, as was said", f"wrote {path} ({path.stat().st_size:,} bytes)"]
     metadata = read_metadata(path)
     assert (metadata.algorithm, metadata.opset_version, metadata.normalization.status) == ("PPO", 18, "none")
     assert metadata.provenance.algorithm_file is not None
@@ -167,7 +167,7 @@ def test_none_leaves_statistics_out_even_where_they_lie_beside_the_zip(
     ("model", "statistics"),
     [
         ("rl_model_32_steps", "rl_model_vecnormalize_32_steps.pkl"),
-        ("Walker-v1_3/best_model", "Walker-v1_3/Walker-v1/vecnormalize.pkl"),
+        ("Walker-v1_3/Walker-v1", "Walker-v1_3/Walker-v1/vecnormalize.pkl"),
     ],
 )
 def test_statistics_are_found_by_name(
@@ -178,10 +178,44 @@ def test_statistics_are_found_by_name(
         target.parent.mkdir(exist_ok=True)
         shutil.copy(source, target)
     assert _run("export", "--model", zip_path) == 0
-    assert capsys.readouterr().err == ""
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert f"VecNormalize statistics: {tmp_path / statistics}, by its name\n" in captured.out
     path = zip_path.with_suffix(".onnx")
     _assert_equals_zip(path, world.normalized, world.statistics)
     assert _run("validate", path, "--model", zip_path) == 0
+    told = f"VecNormalize statistics: {tmp_path / statistics}, by the record of {path.name}\n"
+    assert told in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("always::sb3_clanker.UnknownNormalizationWarning")
+@pytest.mark.parametrize("name", ["vec_normalize.pkl", "vecnormalize.pkl"])
+def test_statistics_that_may_be_of_any_policy_are_used_only_where_they_are_named(
+    name: str, world: World, tmp_path: Path, capsys: Capture
+) -> None:
+    zip_path, statistics, path = tmp_path / "model.zip", tmp_path / name, tmp_path / "model.onnx"
+    shutil.copy(world.normalized, zip_path)
+    shutil.copy(world.statistics, statistics)
+    assert _run("export", "--model", zip_path) == 0
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    assert f"{statistics} may be of any policy, and is not used." in captured.err
+    assert "--vecnormalize" in captured.err
+    assert "VecNormalize statistics: none: nothing tells whether there were any\n" in captured.out
+    _assert_equals_zip(path, world.normalized)
+    assert _run("export", "--model", zip_path, "--vecnormalize", statistics) == 0
+    assert f"VecNormalize statistics: {statistics}, which was named\n" in capsys.readouterr().out
+    _assert_equals_zip(path, world.normalized, world.statistics)
+    assert _run("export", "--model", zip_path) == 0, "the record knows by now"
+    assert f"VecNormalize statistics: {statistics}, by the record of model.onnx\n" in capsys.readouterr().out
+    _assert_equals_zip(path, world.normalized, world.statistics)
+    _other_statistics(statistics)  # another training overwrites them
+    before = path.read_bytes()
+    assert _run("export", "--model", zip_path) == 1
+    assert capsys.readouterr().err.startswith(
+        f"sb3-clanker: {path}: by its record, model.zip was trained with VecNormalize, and its statistics are not there"
+    )
+    assert path.read_bytes() == before
 
 
 @pytest.mark.filterwarnings("always::sb3_clanker.UnknownNormalizationWarning")
@@ -219,7 +253,8 @@ def test_a_file_is_proven_again(world: World, capsys: Capture) -> None:
     assert _run("validate", world.plain_onnx, "--model", world.plain, "--vecnormalize", "none") == 0
     captured = capsys.readouterr()
     assert captured.err == ""
-    whole, pair, *stages, last = captured.out.splitlines()
+    whole, pair, *stages, statistics, last = captured.out.splitlines()
+    assert statistics == "VecNormalize statistics: none, as was said"
     assert whole == f"{world.plain_onnx} is undamaged"
     assert pair == f"{world.plain} belongs to it"
     assert [line.split()[:2] for line in stages] == [

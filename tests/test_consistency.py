@@ -318,6 +318,48 @@ def test_an_input_that_does_not_fit_its_space_is_named(space: LeafSpace, changes
     assert _found(observation_space=nested, inputs=(A, replace(B, **changes))) == [f"inputs: 'b' is {problem}"]
 
 
+BYTES = BoxSpace(shape=(3, 4, 5), dtype="uint8", low=0.0, high=255.0)
+PIXELS = TensorSpec(
+    name="image",
+    dtype="float32",
+    shape=("batch", 3, 4, 5),
+    role="observation",
+    layout="channels_first",
+    divisor=255.0,
+    meaning="image from 0 to 1",
+)
+UNUSED = TensorSpec(name="joint_positions", dtype="float32", shape=("batch", 1), role="unused", meaning="not looked at")
+
+
+def test_bytes_that_go_in_as_floats_are_divided_by_255_and_nothing_else_is() -> None:
+    assert _found(observation_space=BYTES, inputs=(PIXELS,)) == []
+    assert _found(observation_space=BYTES, inputs=(replace(PIXELS, dtype="uint8", divisor=None),)) == []
+    wrong: list[tuple[LeafSpace, TensorSpec]] = [
+        (BYTES, replace(PIXELS, divisor=None)),
+        (BYTES, replace(PIXELS, divisor=1.0)),
+        (BYTES, replace(PIXELS, divisor=0.0)),
+        (BYTES, replace(PIXELS, dtype="uint8")),
+        (BYTES, replace(PIXELS, layout=None)),
+        (replace(BYTES, dtype="float32"), PIXELS),
+        (BOX, replace(OBS, divisor=255.0)),
+    ]
+    for space, spec in wrong:
+        problem = f"inputs: {spec.name!r} has the divisor {spec.divisor}, which does not fit its space and type"
+        assert _found(observation_space=space, inputs=(spec,)) == [problem]
+    masks = TensorSpec(name="action_masks", dtype="bool", shape=("batch", 4), role="action_masks", meaning="allowed")
+    assert _found(inputs=(OBS, replace(masks, divisor=255.0))) == [
+        "inputs: 'action_masks' has a divisor, and is no observation"
+    ]
+
+
+def test_an_input_that_is_not_looked_at_is_a_row_of_floats() -> None:
+    assert _found(inputs=(OBS, UNUSED)) == []
+    for changes in ({"dtype": "uint8"}, {"shape": ("batch",)}, {"shape": (1, 1)}, {"shape": ("batch", 1 << 40)}):
+        (problem,) = _found(inputs=(OBS, replace(UNUSED, **changes)))
+        assert problem.startswith("inputs: 'joint_positions' is ")
+        assert problem.endswith("expected float32 ['batch', n]")
+
+
 @pytest.mark.parametrize(
     "outputs",
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -19,9 +20,11 @@ from stable_baselines3.common.callbacks import BaseCallback
 from sb3_clanker import ClankerError, ExportOptions, OnnxCheckpointCallback, OnnxPolicy, read_metadata
 from sb3_clanker.artifact import pair_with_file, pair_with_zip, vectors_path
 from sb3_clanker.errors import FolderInUseError
-from sb3_clanker.folder import Checkpoint, TrainingFolder, keep_newest
+from sb3_clanker.folder import TrainingFolder
 from sb3_clanker.generation import require_matched
 from sb3_clanker.metadata import PairedFile
+from sb3_clanker.retention import Checkpoint, OwnFile, keep_newest
+from sb3_clanker.training import Training
 from sb3_clanker.vectors import check_vectors, read_vectors
 from tests.generations import LOCK, checkpoint_files, contents, flip, names, restamp, train
 from tests.worlds import make_model
@@ -53,8 +56,8 @@ def _opened(path: Path) -> Iterator[TrainingFolder]:
 def _checkpoints(path: Path, prefix: str = "rl_model", num_timesteps: int = 1000) -> dict[int, list[str]]:
     with _opened(path) as folder:
         found = folder.checkpoints(prefix, num_timesteps)
-    assert all(file.parent == path for checkpoint in found for file in checkpoint.files)
-    return {each.num_timesteps: [file.name for file in each.files] for each in found if each.whole}
+    assert all(file.path.parent == path for checkpoint in found for file in checkpoint.files)
+    return {each.num_timesteps: [file.path.name for file in each.files] for each in found if each.whole}
 
 
 # What lies there ----------------------------------------------------------------------------------------------------
@@ -115,7 +118,7 @@ def test_a_checkpoint_whose_files_are_gone_or_others_is_not_whole_and_owns_no_ot
         with _opened(folder) as opened:
             (checkpoint,) = [each for each in opened.checkpoints("rl_model", 60) if not each.whole]
         assert checkpoint.num_timesteps == 40
-        assert {file.name for file in checkpoint.files} == set(checkpoint_files(40, *ALL)) - {name}
+        assert {file.path.name for file in checkpoint.files} == set(checkpoint_files(40, *ALL)) - {name}
 
 
 def test_vectors_of_another_policy_are_not_the_checkpoints(folder: Path) -> None:
@@ -142,7 +145,7 @@ def test_a_hostile_checkpoint_owns_nothing_but_its_own_names(name: str, folder: 
     before = names(folder)
     keep_newest([*found, Checkpoint(num_timesteps=1000, files=())], 1)
     deleted = [*checkpoint_files(20, *ALL), *checkpoint_files(60, *ALL)]
-    deleted += [f"rl_model_{name}" for name in ("40_steps.onnx", "40_steps.vectors.json", "replay_buffer_40_steps.pkl")]
+    deleted += [f"rl_model_{name}" for name in ("40_steps.onnx", "40_steps.vectors.json")]
     assert names(folder) == sorted(set(before) - set(deleted))
     assert outside.exists()
 
@@ -164,9 +167,10 @@ def test_the_best_so_far_is_told_by_its_record(folder: Path) -> None:
 def _pretend(folder: Path, *steps: int, failed: tuple[int, ...] = ()) -> list[Checkpoint]:
     checkpoints = []
     for number in steps:
-        files = tuple(folder / f"{number}.{suffix}" for suffix in ("zip", "onnx")[: 1 if number in failed else 2])
-        for file in files:
-            file.write_bytes(b"")
+        paths = [folder / f"{number}.{suffix}" for suffix in ("zip", "onnx")[: 1 if number in failed else 2]]
+        for path in paths:
+            path.write_bytes(b"")
+        files = tuple(map(OwnFile.at, paths))
         checkpoints.append(Checkpoint(num_timesteps=number, files=files, whole=number not in failed))
     return checkpoints
 
@@ -447,10 +451,10 @@ def test_a_folder_that_another_process_trains_into_is_refused(tmp_path: Path) ->
             with pytest.raises(FolderInUseError) as caught:
                 TrainingFolder(path)
             assert str(caught.value) == (
-                f"{path}: another training writes its files here, and the two would overwrite each other's. "
-                "Give each training a folder of its own."
+                f"{path}: another training (process {process.pid}) writes its files here, and the two would overwrite "
+                'each other\'s. Give each training a folder of its own, as save_path="runs/{run}" does.'
             )
-            assert caught.value.path == path
+            assert (caught.value.path, caught.value.process_id, caught.value.host) == (path, process.pid, None)
             assert isinstance(caught.value, OSError)
             assert isinstance(caught.value, ClankerError)
         assert process.stdin is not None
@@ -492,14 +496,18 @@ def _is_free(path: Path) -> bool:
     return done.returncode == 0
 
 
-def test_within_one_process_a_folder_can_be_shared(tmp_path: Path) -> None:
-    first = TrainingFolder(tmp_path)
-    second = TrainingFolder(tmp_path / ".." / tmp_path.name)
+def test_a_folder_is_shared_within_one_training_and_no_further(tmp_path: Path) -> None:
+    training, other = Training(), Training()
+    TrainingFolder(tmp_path, training)
+    TrainingFolder(tmp_path / ".." / tmp_path.name, training)
     assert not _is_free(tmp_path)
-    first.release()
-    assert not _is_free(tmp_path)
-    second.release()
+    with pytest.raises(FolderInUseError, match=rf"another training \(process {os.getpid()}\)"):
+        TrainingFolder(tmp_path, other)
+    training.end()
+    training.end()
     assert list(tmp_path.iterdir()) == []
+    assert _is_free(tmp_path)
+    TrainingFolder(tmp_path, other).release()
     assert _is_free(tmp_path)
 
 

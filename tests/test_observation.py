@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,16 @@ import onnxruntime
 import pytest
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_clanker import ClankerError, ExportOptions, OnnxPolicy, export_policy
-from sb3_clanker.errors import ClankerWarning, ObservationError, PrecisionWarning
+from sb3_clanker.errors import ClankerWarning, ObservationError, PrecisionError, PrecisionWarning
+from sb3_clanker.exporter import Exporter
 from sb3_clanker.normalization import Statistics
-from sb3_clanker.observation import RESERVED_NAMES, observation_inputs, warn_of_lost_precision
+from sb3_clanker.observation import RESERVED_NAMES, check_precision, observation_inputs
+from sb3_clanker.statistics import resolve_normalization
 from tests.worlds import BOX_ACTION, BOX_OBSERVATION, draw, make_env, make_model, predict_raw
 
 VECTOR = spaces.Box(-1.0, 1.0, (2,), np.float32)
@@ -249,18 +253,27 @@ def test_dimensions_that_never_changed_do_what_they_do_for_stable_baselines3(tmp
     np.testing.assert_allclose(policy.predict(observations)[0], expected, rtol=1e-5, atol=1e-5)
 
 
-def _lost(where: str, lost: str) -> str:
+def _lost(where: str, lost: str, dtype: str = "float64") -> str:
     """The whole text of a warning, as a pattern."""
     message = (
-        f"{where} is float64 and lies so far from zero that float32, the type of the file's input, rounds it by {lost} "
+        f"{where} is {dtype} and lies so far from zero that float32, the type of the file's input, rounds it by {lost} "
         "of its standard deviation. Subtract a constant in the environment."
     )
     return f"^{re.escape(message)}$"
 
 
+def _wrong(where: str, lost: str) -> str:
+    """The whole text of an error, as a pattern."""
+    message = (
+        f"{where} lies so far from zero, for how little it varies, that float32, the type of the file's input, rounds "
+        f"it by {lost} of its standard deviation: actions would be wrong. Subtract a constant in the environment."
+    )
+    return f"^{re.escape(message)}$"
+
+
 def test_digits_that_float32_cannot_carry_are_warned_of(tmp_path: Path) -> None:
-    with pytest.warns(PrecisionWarning, match=_lost("The observation", "3e+01")) as warned:
-        _far_away(tmp_path / "policy", [0.0, 1e6, 0.0], [1.0, 1e-6, 1.0], UNBOUNDED_FLOAT64)
+    with pytest.warns(PrecisionWarning, match=_lost("The observation", "0.003")) as warned:
+        _far_away(tmp_path / "policy", [0.0, 1e6, 0.0], [1.0, 100.0, 1.0], UNBOUNDED_FLOAT64)
     assert len(warned) == 1
     assert isinstance(warned[0].message, ClankerWarning)
     assert not isinstance(warned[0].message, ClankerError)
@@ -268,20 +281,103 @@ def test_digits_that_float32_cannot_carry_are_warned_of(tmp_path: Path) -> None:
 
 def test_the_warning_points_at_the_line_that_exports(tmp_path: Path) -> None:
     with pytest.warns(PrecisionWarning, match="far from zero") as warned:
-        _far_away(tmp_path / "policy", [0.0, 1e6, 0.0], [1.0, 1e-6, 1.0], UNBOUNDED_FLOAT64)
+        _far_away(tmp_path / "policy", [0.0, 1e6, 0.0], [1.0, 100.0, 1.0], UNBOUNDED_FLOAT64)
     assert warned[0].filename == __file__
 
 
-def _statistics(mean: float, deviation: float) -> Statistics:
-    return Statistics(mean=np.full(3, mean), variance=np.full(3, deviation**2), epsilon=1e-8, clip_obs=10.0)
+def test_digits_without_which_actions_are_wrong_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(PrecisionError, match=_wrong("The observation", "3e+01")) as caught:
+        _far_away(tmp_path / "policy", [0.0, 1e6, 0.0], [1.0, 1e-6, 1.0], UNBOUNDED_FLOAT64)
+    assert isinstance(caught.value, ValueError)
+    assert isinstance(caught.value, ClankerError)
+    assert caught.value.key is None
+    assert caught.value.lost == pytest.approx(31.25, rel=0.01)
+    assert not (tmp_path / "policy.onnx").exists()
+
+
+def _statistics(mean: float, deviation: float, latest: Any = None) -> Statistics:
+    return Statistics(
+        mean=np.full(3, mean), variance=np.full(3, deviation**2), epsilon=1e-8, clip_obs=10.0, latest=latest
+    )
 
 
 def test_digits_lost_in_one_key_are_warned_of_by_its_name() -> None:
     space = spaces.Dict({"near": UNBOUNDED_FLOAT64, "far": UNBOUNDED_FLOAT64, "raw": UNBOUNDED_FLOAT64})
-    statistics: dict[str | None, Statistics] = {"near": _statistics(1.0, 1.0), "far": _statistics(-1e6, 1.0)}
-    with pytest.warns(PrecisionWarning, match=_lost("The observation key 'far'", "0.03")) as warned:
-        warn_of_lost_precision(space, statistics)
+    statistics: dict[str | None, Statistics] = {"near": _statistics(1.0, 1.0), "far": _statistics(-1e6, 10.0)}
+    with pytest.warns(PrecisionWarning, match=_lost("The observation key 'far'", "0.003")) as warned:
+        check_precision(space, statistics)
     assert len(warned) == 1
+    statistics["far"] = _statistics(-1e6, 1.0)
+    with pytest.raises(PrecisionError, match=_wrong("The observation key 'far'", "0.03")) as caught:
+        check_precision(space, statistics)
+    assert caught.value.key == "far"
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.int64, np.uint64, np.int32, np.uint32])
+def test_every_type_that_float32_cannot_carry_is_looked_at(dtype: Any) -> None:
+    space = spaces.Box(0, 2**31 - 1, (3,), dtype)
+    with pytest.warns(PrecisionWarning, match=_lost("The observation", "0.006", np.dtype(dtype).name)):
+        check_precision(space, {None: _statistics(1.7e9, 1e4)})
+    with pytest.raises(PrecisionError, match=_wrong("The observation", "0.06")):
+        check_precision(space, {None: _statistics(1.7e9, 1e3)})
+
+
+def test_the_type_that_was_really_seen_counts() -> None:
+    seen = np.full((2, 3), 1e6 + 0.01)
+    with pytest.raises(PrecisionError, match=_wrong("The observation", "0.3")):
+        check_precision(UNBOUNDED, {None: _statistics(1e6, 0.1, seen)})  # a SubprocVecEnv does not convert
+    check_precision(UNBOUNDED_FLOAT64, {None: _statistics(1e6, 0.1, seen.astype(np.float32))})
+
+
+def test_a_constant_that_float32_holds_is_not_refused() -> None:
+    held, rounded = np.full((1, 3), 1e6), np.full((1, 3), 1e6 + 0.01)
+    with pytest.warns(PrecisionWarning, match=_lost("The observation", "0.3")):
+        check_precision(UNBOUNDED_FLOAT64, {None: _statistics(1e6, 0.1, held)})
+    with pytest.raises(PrecisionError, match=_wrong("The observation", "0.3")):
+        check_precision(UNBOUNDED_FLOAT64, {None: _statistics(1e6, 0.1, rounded)})
+
+
+def _clock(deviation: float, action_space: spaces.Space[Any] = BOX_ACTION) -> tuple[BaseAlgorithm, Any]:
+    """A model that observes seconds since 1970, and its VecNormalize after a long training."""
+    space = spaces.Box(0, 2**40, (3,), np.int64)
+    vec_normalize: Any = VecNormalize(make_env(space, action_space))
+    model = make_model(env=vec_normalize)
+    vec_normalize.reset()
+    vec_normalize.obs_rms.mean, vec_normalize.obs_rms.var = np.full(3, 1.7e9), np.full(3, deviation**2)
+    vec_normalize.old_obs = np.random.default_rng(1).normal(1.7e9, deviation, (1, 3)).astype(np.int64)
+    return model, vec_normalize
+
+
+def test_what_is_let_through_keeps_the_actions_and_what_is_refused_does_not(tmp_path: Path) -> None:
+    """The bounds of warning and refusal, held against 5,000 actions."""
+    half = (BOX_ACTION.high - BOX_ACTION.low) / 2
+    off = {}
+    for deviation in (1e6, 1e4, 5e3):
+        model, vec_normalize = _clock(deviation)
+        times = np.random.default_rng(0).normal(1.7e9, deviation, (5000, 3)).astype(np.int64)
+        expected = predict_raw(model, times, vec_normalize)
+        if deviation == 5e3:
+            with pytest.raises(PrecisionError, match=_wrong("The observation", "0.01")):
+                export_policy(model, tmp_path / "policy")
+            got = predict_raw(model, times.astype(np.float32).astype(np.int64), vec_normalize)
+        else:
+            with nullcontext() if deviation == 1e6 else pytest.warns(PrecisionWarning, match="rounds it by 0.006"):
+                policy = OnnxPolicy(export_policy(model, tmp_path / "policy").path)
+            got, _ = policy.predict(times)
+        off[deviation] = np.abs((got - expected) / half).max(axis=1)
+    assert off[1e6].max() < 1e-3
+    assert np.median(off[1e4]) < 1e-2
+    assert (off[5e3] > 1e-2).mean() > 0.1
+    assert off[5e3].max() > 0.05
+
+
+def test_a_training_is_refused_the_export_once_its_statistics_lose_the_digits(tmp_path: Path) -> None:
+    model, vec_normalize = _clock(1e6)
+    exporter = Exporter(model, resolve_normalization(model, "auto"), ExportOptions(n_samples=8))
+    exporter.export()
+    vec_normalize.obs_rms.var = np.full(3, 1.0)
+    with pytest.raises(PrecisionError, match=_wrong("The observation", "6e+01")):
+        exporter.export()
 
 
 @pytest.mark.parametrize(
@@ -298,8 +394,8 @@ def test_digits_lost_in_one_key_are_warned_of_by_its_name() -> None:
 def test_digits_that_are_not_lost_are_not_warned_of(space: spaces.Box, mean: float, deviation: float) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        warn_of_lost_precision(space, {None: _statistics(mean, deviation)})
-        warn_of_lost_precision(space, {})
+        check_precision(space, {None: _statistics(mean, deviation)})
+        check_precision(space, {})
 
 
 def test_an_observation_far_away_gives_no_warning_in_float32(tmp_path: Path) -> None:
@@ -312,5 +408,5 @@ def test_an_observation_far_away_gives_no_warning_in_float32(tmp_path: Path) -> 
 def test_spaces_without_digits_to_lose_are_not_warned_of() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        warn_of_lost_precision(spaces.Discrete(3), {})
-        warn_of_lost_precision(spaces.Dict({"a": BOX_OBSERVATION, "b": spaces.MultiBinary(2)}), {})
+        check_precision(spaces.Discrete(3), {})
+        check_precision(spaces.Dict({"a": BOX_OBSERVATION, "b": spaces.MultiBinary(2)}), {})

@@ -60,6 +60,21 @@ def test_values_are_exact_in_float32() -> None:
     np.testing.assert_array_equal(observations, observations.astype(np.float32).astype(np.float64))
 
 
+@pytest.mark.parametrize("dtype", [np.int32, np.uint32, np.int64, np.uint64])
+def test_large_whole_numbers_are_exact_in_float32_too(dtype: Any) -> None:
+    largest = np.iinfo(dtype).max
+    space = spaces.Box(0, largest, (2,), dtype)
+    statistics = Statistics(mean=np.full(2, 1.7e9), variance=np.full(2, 1e4), epsilon=1e-8, clip_obs=10.0)
+    seen = np.array([[1_700_000_001, largest], [2**24 + 1, 3]], dtype)
+    observations = gather_probes(draw_observations(space, {None: statistics}, 50), seen).observations
+    assert isinstance(observations, np.ndarray)
+    assert observations.dtype == dtype
+    assert observations[0].tolist() == [1_700_000_000, pytest.approx(largest, rel=1e-6)]
+    assert observations[1].tolist() == [2**24, 3]
+    for value in observations.ravel().tolist():
+        assert int(np.float32(value)) == value
+
+
 def test_seen_observations_come_first_and_are_counted() -> None:
     seen = np.array([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]], dtype=np.float32)
     probes = gather_probes(draw_observations(SPACES[0], {}, 5), seen)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,9 +18,17 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_clanker import UnknownNormalizationWarning
-from sb3_clanker.errors import ClankerError, ClankerWarning, MissingFileError, NormalizationError, OptionError
-from sb3_clanker.metadata import NormalizationRecord, PairedFile
+from sb3_clanker import ExportOptions, OnnxCheckpointCallback, UnknownNormalizationWarning, export_policy
+from sb3_clanker.errors import (
+    ClankerError,
+    ClankerWarning,
+    MissingFileError,
+    NormalizationError,
+    OptionError,
+    UnmatchedFilesError,
+)
+from sb3_clanker.generation import require_matched
+from sb3_clanker.metadata import NormalizationRecord, PairedFile, read_metadata
 from sb3_clanker.statistics import Normalization, load_statistics, resolve_normalization
 from tests.worlds import BOX_ACTION, UNBOUNDED_OBSERVATION, make_env, make_model
 
@@ -62,6 +71,10 @@ def plain() -> BaseAlgorithm:
 
 def _digest(path: Path) -> str:
     return f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+
+
+def _other_statistics(path: Path) -> None:
+    VecNormalize(make_env(UNBOUNDED_OBSERVATION, BOX_ACTION)).save(str(path))
 
 
 # What the model or the caller tells ---------------------------------------------------------------------------------
@@ -144,10 +157,7 @@ def test_vec_normalize_that_leaves_observations_alone_is_none(plain: BaseAlgorit
         ("final_model.zip", "final_model_vecnormalize.pkl"),
         ("my model.zip", "my model_vecnormalize.pkl"),
         ("rl_model_300_steps.zip", "rl_model_vecnormalize_300_steps.pkl"),
-        ("CartPole-v1_2/best_model.zip", "CartPole-v1_2/CartPole-v1/vecnormalize.pkl"),
-        ("CartPole-v1_2/rl_model_300_steps.zip", "CartPole-v1_2/CartPole-v1/vecnormalize.pkl"),
-        ("model.zip", "vecnormalize.pkl"),
-        ("ppo_halfcheetah.zip", "vec_normalize.pkl"),
+        ("CartPole-v1_2/CartPole-v1.zip", "CartPole-v1_2/CartPole-v1/vecnormalize.pkl"),
     ],
 )
 def test_statistics_of_a_loaded_model_are_found_by_name(
@@ -163,10 +173,184 @@ def test_statistics_of_a_loaded_model_are_found_by_name(
 
 
 def test_statistics_of_the_same_instant_go_before_those_of_the_run(world: World, tmp_path: Path) -> None:
-    shutil.copy(world.statistics, tmp_path / "rl_model_vecnormalize_300_steps.pkl")
-    VecNormalize(make_env(UNBOUNDED_OBSERVATION, BOX_ACTION)).save(str(tmp_path / "vecnormalize.pkl"))
-    assert world.same_statistics(resolve_normalization(world.loaded, "auto", tmp_path / "rl_model_300_steps.zip"))
-    assert not world.same_statistics(resolve_normalization(world.loaded, "auto", tmp_path / "rl_model_400_steps.zip"))
+    run = tmp_path / "Walker-v1_1"
+    (run / "Walker-v1").mkdir(parents=True)
+    shutil.copy(world.statistics, run / "Walker-v1_vecnormalize.pkl")
+    _other_statistics(run / "Walker-v1" / "vecnormalize.pkl")
+    assert world.same_statistics(resolve_normalization(world.loaded, "auto", run / "Walker-v1.zip"))
+
+
+@pytest.mark.parametrize(
+    ("zip_name", "statistics_name"),
+    [
+        ("model.zip", "vecnormalize.pkl"),
+        ("ppo_halfcheetah.zip", "vec_normalize.pkl"),
+        ("CartPole-v1_2/best_model.zip", "CartPole-v1_2/CartPole-v1/vecnormalize.pkl"),
+        ("CartPole-v1_2/rl_model_300_steps.zip", "CartPole-v1_2/CartPole-v1/vecnormalize.pkl"),
+    ],
+)
+def test_statistics_that_may_be_of_any_policy_are_named_and_not_used(
+    zip_name: str, statistics_name: str, world: World, tmp_path: Path
+) -> None:
+    statistics = tmp_path / statistics_name
+    statistics.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(world.statistics, statistics)
+    message = (
+        "It is unknown whether this policy was trained with VecNormalize: the model has no environment, and no "
+        f"statistics of that name lie beside its .zip. {statistics} may be of any policy, and is not used. The file "
+        "will expect observations as the policy saw them. Name the statistics, or say that there were none "
+        "(vec_normalize= in Python, --vecnormalize on the command line)."
+    )
+    with pytest.warns(UnknownNormalizationWarning, match=f"^{re.escape(message)}$"):
+        found = resolve_normalization(world.loaded, "auto", tmp_path / zip_name)
+    assert found == Normalization(vec_normalize=None, known=False, file=None)
+    assert world.same_statistics(resolve_normalization(world.loaded, statistics, tmp_path / zip_name))
+
+
+# What the .onnx beside the .zip proves ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Triple:
+    """What a training wrote at one instant."""
+
+    folder: Path
+    algorithm: BaseAlgorithm
+
+    @property
+    def zip_path(self) -> Path:
+        return self.folder / "final_model.zip"
+
+    @property
+    def onnx(self) -> Path:
+        return self.folder / "final_model.onnx"
+
+    @property
+    def statistics(self) -> Path:
+        return self.folder / "final_model_vecnormalize.pkl"
+
+    def resolve(self) -> Normalization:
+        return resolve_normalization(self.algorithm, "auto", self.zip_path)
+
+    def export(self) -> Path:
+        return export_policy(self.algorithm, self.onnx, options=ExportOptions(n_samples=8)).path
+
+
+def _trained(folder: Path, *, normalize: bool = True, steps: int = 16) -> Triple:
+    live = make_model(observation_space=UNBOUNDED_OBSERVATION, normalize=normalize)
+    live.learn(steps, callback=OnnxCheckpointCallback(folder))
+    return Triple(folder=folder, algorithm=PPO.load(folder / "final_model.zip", device="cpu"))
+
+
+@pytest.fixture(scope="module")
+def instants(tmp_path_factory: pytest.TempPathFactory) -> tuple[Triple, Triple]:
+    """Two instants; read-only."""
+    return _trained(tmp_path_factory.mktemp("first")), _trained(tmp_path_factory.mktemp("second"), steps=32)
+
+
+@pytest.fixture
+def triple(instants: tuple[Triple, Triple], tmp_path: Path) -> Triple:
+    """A copy of the first."""
+    copied = Triple(folder=tmp_path / "copy", algorithm=instants[0].algorithm)
+    shutil.copytree(instants[0].folder, copied.folder)
+    return copied
+
+
+MIXED = (
+    r"final_model\.onnx: {} beside it: of another instant of training, or damaged, by the digest in its record\. Take "
+    r"all files from the same instant, or name the statistics \(vec_normalize= in Python, --vecnormalize on the "
+    r"command line\)\.$"
+)
+
+
+def test_statistics_whatever_they_are_called_are_the_own_ones_where_the_record_proves_it(triple: Triple) -> None:
+    for name in ("vecnormalize.pkl", "vec_normalize.pkl"):
+        statistics = triple.statistics.replace(triple.folder / name)
+        found = triple.resolve()
+        assert found.origin == f"{statistics}, by the record of final_model.onnx"
+        assert found.file == PairedFile(name=name, digest=_digest(statistics))
+        statistics.replace(triple.statistics)
+
+
+def test_statistics_that_were_named_once_need_not_be_named_again(triple: Triple) -> None:
+    triple.onnx.unlink()
+    named = triple.statistics.replace(triple.folder / "of my robot.pkl")
+    export_policy(triple.algorithm, triple.onnx, vec_normalize=named)
+    assert triple.resolve().origin == f"{named}, by the record of final_model.onnx"
+
+
+def test_a_zip_with_statistics_of_another_instant_is_refused_and_nothing_is_overwritten(
+    triple: Triple, instants: tuple[Triple, Triple]
+) -> None:
+    before = triple.onnx.read_bytes()
+    shutil.copy(instants[1].statistics, triple.statistics)
+    with pytest.raises(UnmatchedFilesError, match=MIXED.format(r"final_model_vecnormalize\.pkl")) as caught:
+        triple.export()
+    assert caught.value.others == ("final_model_vecnormalize.pkl",)
+    assert triple.onnx.read_bytes() == before
+
+
+def test_statistics_with_the_zip_of_another_instant_are_refused_and_nothing_is_overwritten(
+    triple: Triple, instants: tuple[Triple, Triple]
+) -> None:
+    before = triple.onnx.read_bytes()
+    shutil.copy(instants[1].zip_path, triple.zip_path)
+    mixed = Triple(folder=triple.folder, algorithm=instants[1].algorithm)
+    with pytest.raises(UnmatchedFilesError, match=MIXED.format(r"final_model\.zip")) as caught:
+        mixed.export()
+    assert caught.value.others == ("final_model.zip",)
+    assert triple.onnx.read_bytes() == before
+
+
+def test_the_caller_may_name_the_statistics_of_another_instant(triple: Triple, instants: tuple[Triple, Triple]) -> None:
+    shutil.copy(instants[1].statistics, triple.statistics)
+    report = export_policy(triple.algorithm, triple.onnx, vec_normalize=triple.statistics)
+    assert report.metadata.provenance.statistics_file == PairedFile(
+        name=triple.statistics.name, digest=_digest(triple.statistics)
+    )
+
+
+def test_a_zip_and_statistics_that_are_both_newer_are_exported_anew(
+    triple: Triple, instants: tuple[Triple, Triple]
+) -> None:
+    for name in (triple.zip_path.name, triple.statistics.name):
+        shutil.copy(instants[1].folder / name, triple.folder / name)
+    newer = Triple(folder=triple.folder, algorithm=instants[1].algorithm)
+    assert newer.resolve().origin == f"{triple.statistics}, by its name"
+    assert {partner.state for partner in require_matched(newer.export(), read_metadata(newer.onnx))} == {"matched"}
+
+
+def test_a_policy_that_was_normalized_is_not_exported_without_its_statistics(triple: Triple) -> None:
+    before = triple.onnx.read_bytes()
+    triple.statistics.unlink()
+    with pytest.raises(
+        NormalizationError,
+        match=r"final_model\.onnx: by its record, final_model\.zip was trained with VecNormalize, and its statistics "
+        r"are not there\. Name the statistics, or say that there were none \(",
+    ):
+        triple.export()
+    assert triple.onnx.read_bytes() == before
+
+
+def test_what_a_training_without_vec_normalize_wrote_needs_no_answer(tmp_path: Path, world: World) -> None:
+    plain = _trained(tmp_path, normalize=False)
+    shutil.copy(world.statistics, plain.statistics)  # an earlier training into the folder left them
+    found = plain.resolve()
+    assert found == Normalization(vec_normalize=None, known=True, file=None)
+    assert found.origin == "none, by the record of final_model.onnx"
+
+
+def test_a_record_that_cannot_be_read_proves_nothing(triple: Triple) -> None:
+    triple.onnx.write_bytes(b"text")
+    assert triple.resolve().origin == f"{triple.statistics}, by its name"
+
+
+def test_the_file_that_is_used_is_logged(triple: Triple, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="sb3_clanker")
+    triple.export()
+    assert [record.message for record in caplog.records] == [
+        f"VecNormalize statistics: {triple.statistics}, by the record of final_model.onnx."
+    ]
 
 
 @pytest.mark.parametrize("zip_path", [None, Path("best_model.zip")])

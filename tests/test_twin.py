@@ -11,6 +11,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.policies import ActorCriticPolicy
+from torch import nn
 
 from sb3_clanker import ExportOptions, OnnxCheckpointCallback, OnnxPolicy
 from sb3_clanker.errors import UnsupportedPolicyError
@@ -71,15 +72,43 @@ class _Annealed(ActorCriticPolicy):
         return self.gain * super()._predict(observation, deterministic)
 
 
-def test_a_stale_twin_is_noticed_and_made_anew(elsewhere: None) -> None:
+@pytest.mark.parametrize("gain", [0.25, 0.995])
+def test_a_twin_is_made_anew_where_code_of_a_user_may_keep_a_state(elsewhere: None, gain: float) -> None:
     model = make_model(policy=_Annealed)  # type: ignore[arg-type]
     exporter = _exporter(model)
     exporter.export()
     assert exporter._subject._twin is not None
     first = exporter._subject._twin.policy
-    model.policy.__dict__["gain"] = 0.25
+    model.policy.__dict__["gain"] = gain
     _assert_equal(exporter, model)
     assert exporter._subject._twin.policy is not first
+
+
+def test_a_twin_is_made_anew_where_a_setting_has_changed(elsewhere: None) -> None:
+    model: Any = make_model(policy_kwargs={"activation_fn": nn.LeakyReLU})
+    exporter = _exporter(model)
+    _assert_equal(exporter, model)
+    model.policy.mlp_extractor.policy_net[1].negative_slope = 0.02
+    _assert_equal(exporter, model)
+
+
+def test_the_record_says_how_far_the_twin_is_from_the_policy(elsewhere: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model()
+    first = _exporter(model).export().metadata.cross_check
+    assert first is not None
+    assert first.twin_difference == 0.0
+    predict = model.predict
+    monkeypatch.setattr(model, "predict", lambda *args, **kwargs: (predict(*args, **kwargs)[0] + 1e-3, None))
+    second = _exporter(model).export().metadata.cross_check
+    assert second is not None
+    assert second.twin_difference == pytest.approx(1e-3 / 0.375, rel=1e-3)
+    assert second.max_difference < 1e-5
+
+
+def test_on_the_cpu_the_record_knows_of_no_twin() -> None:
+    cross_check = _exporter(make_model()).export().metadata.cross_check
+    assert cross_check is not None
+    assert cross_check.twin_difference is None
 
 
 def test_the_live_policy_is_not_touched(elsewhere: None) -> None:

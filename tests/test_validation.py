@@ -120,6 +120,32 @@ def test_one_weight_changed_by_one_percent_is_refused(box: Specimen) -> None:
     assert "in place of" in str(error)
 
 
+@pytest.mark.parametrize("factor", [1.01, 1.001])
+def test_scores_that_change_no_choice_are_refused(discrete: Specimen, factor: float) -> None:
+    """Weights and biases of the last layer by one factor: the largest score stays the largest."""
+
+    def tamper(proto: onnx.ModelProto) -> None:
+        for name in ("weight", "bias"):
+            _change(f"policy.q_net.q_net.4.{name}", lambda values: values * np.float32(factor))(proto)
+
+    error = discrete.refused("cross_check", "disagree: .* in the scores", tamper)
+    assert error.report.cross_check is not None
+    assert error.report.cross_check.max_difference == 0.0
+    assert (error.report.cross_check.max_score_difference or 0.0) > 1e-4
+
+
+def test_a_clipped_action_does_not_hide_what_is_wrong() -> None:
+    model = make_model(PPO, action_space=spaces.Box(-1e-6, 1e-6, (2,)))
+    Specimen(model).refused("cross_check", "disagree", _change("policy.action_net.bias", lambda values: values * 1.5))
+
+
+def test_a_policy_without_scores_claims_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sb3_clanker.scores._LAST_LAYERS", ())
+    report = Specimen(make_model(PPO, action_space=spaces.Discrete(3))).prove()
+    assert report.cross_check.max_score_difference is None
+    assert "scores" not in str(report)
+
+
 def test_missing_clipping_is_refused(box: Specimen) -> None:
     far = lambda values: values * 1e6  # noqa: E731
     box.refused(

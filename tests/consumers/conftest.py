@@ -16,6 +16,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_clanker import ExportOptions, OnnxCheckpointCallback
+from sb3_clanker.targets import TargetName
 from tests.worlds import BOX_OBSERVATION, make_model
 
 IMAGE = spaces.Box(0, 255, (36, 36, 3), np.uint8)
@@ -33,6 +34,10 @@ def _cartpole() -> BaseAlgorithm:
 
 def _image() -> BaseAlgorithm:
     return make_model(DQN, IMAGE, spaces.Discrete(4), policy="CnnPolicy")
+
+
+def _camera() -> BaseAlgorithm:
+    return make_model(PPO, IMAGE, policy="CnnPolicy")
 
 
 def _dict() -> BaseAlgorithm:
@@ -55,11 +60,14 @@ KINDS: Mapping[str, Any] = {
     "box": _box,
     "cartpole": _cartpole,
     "image": _image,
+    "camera": _camera,
     "dict": _dict,
     "recurrent": _recurrent,
     "masked": _masked,
 }
 """Kinds of policies, by the name of their files."""
+TARGETS: Mapping[str, TargetName] = {"camera": "clankers"}
+"""The programs for which some of them are made."""
 
 
 @pytest.fixture(scope="session")
@@ -68,7 +76,8 @@ def policies(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("policies")
     for kind, make in KINDS.items():
         run = folder / f"{kind}-run"
-        callback = OnnxCheckpointCallback(run, options=ExportOptions(test_vectors=16), on_error="raise")
+        options = ExportOptions(test_vectors=16, target=TARGETS.get(kind))
+        callback = OnnxCheckpointCallback(run, options=options, on_error="raise")
         make().learn(64, callback=callback)
         for name in ("onnx", "vectors.json"):
             (run / f"final_model.{name}").rename(folder / f"{kind}.{name}")

@@ -602,7 +602,7 @@ def test_a_second_process_is_kept_out_until_the_first_has_ended(tmp_path: Path) 
     assert ours.poll(60), "the first training does not get anywhere"
     before = {name: (tmp_path / name).read_bytes() for name in results(tmp_path)}
     model = make_model(normalize=True)
-    with pytest.raises(FolderInUseError, match="another training writes its files here"):
+    with pytest.raises(FolderInUseError, match=rf"another training \(process {process.pid}\) writes its files here"):
         model.learn(64, callback=_callback(tmp_path))
     assert model.num_timesteps == 0
     assert {name: (tmp_path / name).read_bytes() for name in results(tmp_path)} == before != {}

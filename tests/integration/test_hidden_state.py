@@ -18,6 +18,7 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from hypothesis import HealthCheck, settings
+from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
@@ -335,3 +336,17 @@ def test_hundreds_of_drawn_states_make_no_wrong_file() -> None:
             _assert_right(exporter, model)
 
     check()
+
+
+@pytest.mark.parametrize("algorithm", [PPO, SAC])
+def test_bounds_that_are_changed_in_place_are_those_of_the_instant(algorithm: Any) -> None:
+    model = make_model(algorithm, action_space=spaces.Box(-1.0, 1.0, (2,)))
+    exporter = _exporter(model)
+    _assert_right(exporter, model)
+    for space in (model.action_space, model.policy.action_space):
+        space.high[:] = [0.25, 3.0]  # type: ignore[attr-defined]
+    for actor in [getattr(model.policy, "actor", None)]:
+        if actor is not None:
+            actor.action_space.high[:] = [0.25, 3.0]
+    _assert_right(exporter, model)
+    assert exporter.export().metadata.action_space.high == (0.25, 3.0)  # type: ignore[union-attr]

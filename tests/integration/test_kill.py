@@ -193,6 +193,7 @@ def _train_sac(folder: Path, seed: int) -> OnnxCheckpointCallback:
         save_freq=_STEPS,
         save_replay_buffer=True,
         save_final=False,
+        overwrite=True,
         options=ExportOptions(test_vectors=3),
     )
     model = make_model(SAC, normalize=True)

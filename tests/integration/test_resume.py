@@ -122,7 +122,6 @@ def test_three_interruptions_change_nothing(tmp_path: Path) -> None:
     model.learn(120, callback=callback)
     assert callback.best_mean_reward == 9.0
 
-    often.mkdir()
     foreign = {
         "notes.txt": b"a user's own",
         "rl_model_12_steps.zip": (once / "final_model.zip").read_bytes(),
@@ -132,8 +131,6 @@ def test_three_interruptions_change_nothing(tmp_path: Path) -> None:
         "arm_20_steps.zip": b"of another prefix",
         ".hidden": b"",
     }
-    for name, content in foreign.items():
-        (often / name).write_bytes(content)
     model = _ppo()
     beside: list[BaseCallback] = [OnnxCheckpointCallback(often, save_freq=20, name_prefix="other", save_final=False)]
     for interruption, newest, best in ((50, 40, 5.0), (70, 60, 7.0), (115, 100, 9.0)):
@@ -141,6 +138,8 @@ def test_three_interruptions_change_nothing(tmp_path: Path) -> None:
         with pytest.raises(RuntimeError, match="interrupted"):
             _learn(model, 120, [Interrupt(interruption), *beside, callback])
         beside = []
+        for name, content in foreign.items():
+            (often / name).write_bytes(content)
         assert _newest(often).name == f"rl_model_{newest}_steps.onnx"
         assert read_metadata(often / "best_model.onnx").training.mean_reward == callback.best_mean_reward == best
         assert _steps(often) == [newest - 20, newest]
@@ -251,7 +250,7 @@ def folder(old: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("loaded", [False, True])
-def test_a_new_training_inherits_nothing_and_says_what_it_found(
+def test_a_new_training_inherits_nothing_and_keeps_what_it_finds(
     loaded: bool, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = _load(folder / "rl_model_60_steps.zip") if loaded else _ppo()
@@ -260,31 +259,32 @@ def test_a_new_training_inherits_nothing_and_says_what_it_found(
     callback = _evaluated(model, folder, worse, save_freq=15, keep_last=1, save_final=False)
     with caplog.at_level(logging.WARNING, "sb3_clanker"):
         model.learn(50, callback=callback)
-    assert f"{folder} holds 4 checkpoints of another training: this one begins anew" in caplog.messages[0]
-    assert f"{folder} holds a best policy of 60 timesteps, mean reward 7.00, of another training" in caplog.messages[1]
+    previous = folder / "previous_1"
+    assert caplog.messages == [
+        f"{folder} held files of an earlier training: {len(before)} of them lie in {previous} now, out of the way of "
+        "this one. (overwrite=True overwrites them instead.)"
+    ]
     assert callback.best_mean_reward == -5.0
     training = read_metadata(folder / "best_model.onnx").training
     assert (training.num_timesteps, training.mean_reward) == (10, -5.0)
-    assert _steps(folder) == [20, 40, 45, 60, 80]
-    kept = {name: data for name, data in before.items() if name not in BEST}
-    assert {name: data for name, data in contents(folder).items() if name in kept} == kept
+    assert _steps(folder) == [45]
+    assert contents(previous) == before
+    assert _steps(previous) == [20, 40, 60, 80]
+    assert _load(previous / "rl_model_60_steps.zip").num_timesteps == 60
 
 
-def test_an_older_checkpoint_takes_no_notice_of_what_came_after_it(
-    folder: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_older_checkpoint_moves_what_came_after_it(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     before = contents(folder)
     model = _load(folder / "rl_model_40_steps.zip")
     callback = _evaluated(model, folder, SCORES | {50: -1.0}, save_freq=5, keep_last=1, save_final=False)
     with caplog.at_level(logging.WARNING, "sb3_clanker"), pytest.raises(RuntimeError, match="interrupted"):
         _learn(model, 60, [Interrupt(57), callback])
-    assert [f"{folder} holds a best policy of 60 timesteps" in message for message in caplog.messages] == [True]
-    assert "this one, at 40 timesteps, begins anew and will overwrite it" in caplog.text
+    assert [f"12 of them lie in {folder / 'previous_1'} now" in message for message in caplog.messages] == [True]
     assert callback.best_mean_reward == -1.0
     assert read_metadata(folder / "best_model.onnx").training.num_timesteps == 50
-    assert _steps(folder) == [55, 60, 80]
-    newer = [*checkpoint_files(60, "vecnormalize"), *checkpoint_files(80, "vecnormalize")]
-    assert {name: (folder / name).read_bytes() for name in newer} == {name: before[name] for name in newer}
+    assert _steps(folder) == [55]
+    newer = sorted([*checkpoint_files(60, "vecnormalize"), *checkpoint_files(80, "vecnormalize"), *BEST, *FINAL])
+    assert contents(folder / "previous_1") == {name: before[name] for name in newer}
 
 
 # Retention where exports fail ---------------------------------------------------------------------------------------

@@ -98,8 +98,8 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, bytes]]:
 
 
 def results(folder: Path) -> list[str]:
-    """Names of all files but the hidden ones."""
-    return sorted(path.name for path in folder.iterdir() if not path.name.startswith(TEMPORARY))
+    """Names of all files but the hidden ones, and those of earlier trainings."""
+    return sorted(path.name for path in folder.iterdir() if path.is_file() and not path.name.startswith(TEMPORARY))
 
 
 def temporaries(folder: Path) -> list[str]:

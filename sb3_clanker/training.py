@@ -1,0 +1,143 @@
+"""One run of ``learn()``: who writes during it, when it really begins, and when it is over."""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections.abc import Callable
+from contextlib import ExitStack
+from types import FrameType
+from typing import Any
+
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+
+
+class Training:
+    """One run of ``learn()``, the same for all callbacks that write during it.
+
+    Of its beginning and its end Stable-Baselines3 tells the callback that ``learn`` was given, and not every child of
+    it. So that one's ``on_training_start`` and ``on_training_end`` tell of them here, however deep below a callback is.
+    Neither the algorithm nor any class is changed for it.
+
+    :param model: the algorithm; without one, it is over when :meth:`end` is called, and not before
+    :ivar runs: numbers of this run, by the path that they stand in
+    """
+
+    def __init__(self, model: BaseAlgorithm | None = None) -> None:
+        self.runs: dict[str, str] = {}
+        self._model = None if model is None else weakref.ref(model)
+        self._callbacks: list[BaseCallback] = []
+        self._at_start: list[Callable[[], object]] = []
+        self._at_end = ExitStack()
+
+    @property
+    def model(self) -> BaseAlgorithm | None:
+        """The algorithm, as long as anybody else remembers it."""
+        return None if self._model is None else self._model()
+
+    @classmethod
+    def of(cls, callback: BaseCallback) -> Training:
+        """The training that a callback is just being initialized for."""
+        root = _outermost(callback)
+        stand_in = vars(root).get("on_training_end")
+        training = stand_in.training if isinstance(stand_in, _StandIn) else None
+        if training is not None and (training._knows(callback) or training.model is not callback.model):
+            training.end()  # it was broken off, and ``learn`` is called again
+            training = None
+        if training is None:
+            training = cls(callback.model)
+            for name, around in (("on_training_start", training._start), ("on_training_end", training._finish)):
+                training.at_end(_StandIn(training, root, name, around).remove)
+        training._callbacks.append(callback)
+        return training
+
+    def at_start(self, action: Callable[[], object]) -> None:
+        """Do something when it begins: when all callbacks are content, and before the first step."""
+        self._at_start.append(action)
+
+    def at_end(self, action: Callable[[], object]) -> None:
+        """Do something when it ends: the last thing first, as in an ``ExitStack``."""
+        self._at_end.callback(action)
+
+    def end(self) -> None:
+        """Do what is to be done at the end; a second time there is nothing left."""
+        self._at_end.close()
+
+    def gives_way_to(self, other: Training) -> bool:
+        """Whether it was broken off: its algorithm trains again, or its ``learn`` is on no thread's stack."""
+        return self._model is not None and (self.model is other.model or not _is_on_a_stack(self.model))
+
+    def _knows(self, callback: BaseCallback) -> bool:
+        return any(known is callback for known in self._callbacks)
+
+    def _start(self, tell: Callable[[], None]) -> None:
+        try:
+            tell()
+            for action in self._at_start:
+                action()
+        except BaseException:
+            self.end()
+            raise
+
+    def _finish(self, tell: Callable[[], None]) -> None:
+        try:
+            tell()
+        finally:
+            self.end()
+
+
+class _StandIn:
+    """Stands in for a method of a callback until that is called or the training ends; a pickle has the method itself.
+
+    :param around: is given what calls the method
+    """
+
+    def __init__(
+        self, training: Training, callback: BaseCallback, name: str, around: Callable[[Callable[[], None]], None]
+    ) -> None:
+        self.training, self._callback, self._name, self._around = training, callback, name, around
+        self._before = vars(callback).get(name)
+        vars(callback)[name] = self
+
+    def __call__(self, *args: Any) -> None:
+        self.remove()
+        self._around(lambda: getattr(self._callback, self._name)(*args))
+
+    def remove(self) -> None:
+        attributes = vars(self._callback)
+        if attributes.get(self._name) is self:
+            del attributes[self._name]
+            if self._before is not None:
+                attributes[self._name] = self._before
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return getattr, (self._callback, self._name)  # as a bound method pickles itself
+
+
+def _outermost(callback: BaseCallback) -> BaseCallback:
+    """The callback that ``learn`` was given: the last on the way up to the algorithm that initializes it."""
+    root, frame = callback, sys._getframe().f_back
+    while frame is not None and (caller := _self(frame)) is not callback.model:
+        if isinstance(caller, BaseCallback):
+            root = caller
+        frame = frame.f_back
+    return root
+
+
+def _is_on_a_stack(model: BaseAlgorithm | None) -> bool:
+    """Whether any thread is within a method of an algorithm."""
+    if model is None:
+        return False
+    for top in sys._current_frames().values():
+        frame: FrameType | None = top
+        while frame is not None:
+            if _self(frame) is model:
+                return True
+            frame = frame.f_back
+    return False
+
+
+def _self(frame: FrameType) -> object:
+    """The object whose method a frame runs, None where it runs none."""
+    return frame.f_locals.get("self") if frame.f_code.co_varnames[:1] == ("self",) else None
