@@ -81,7 +81,7 @@ def _export(options: argparse.Namespace) -> None:
     report = write_policy(model, path, normalization, options.model, export_options)
     _say(str(report.validation))
     _say(_printable(f"VecNormalize statistics: {normalization.origin}"))
-    _say(f"wrote {_printable(str(report.path))} ({report.size:,} bytes)")
+    _say(_printable(f"wrote {report.path} ({report.size:,} bytes)"))
 
 
 def _validate(options: argparse.Namespace) -> None:

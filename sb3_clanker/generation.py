@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,6 +9,7 @@ from typing import Literal
 from sb3_clanker.artifact import pair_with_file, pair_with_zip
 from sb3_clanker.errors import CheckpointError, UnmatchedFilesError
 from sb3_clanker.metadata import PairedFile, PolicyMetadata
+from sb3_clanker.paths import is_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +61,6 @@ def identify(path: Path, file: PairedFile) -> bool:
 
 
 def _state(path: Path, file: PairedFile) -> Literal["matched", "missing", "other"]:
-    if not os.path.isfile(path):  # noqa: PTH113 - false, not an error, for a name that no file can have
+    if not is_file(path):
         return "missing"
     return "matched" if identify(path, file) else "other"

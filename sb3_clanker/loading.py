@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import io
-import os
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from stable_baselines3.common.save_util import load_from_zip_file
 from sb3_clanker.artifact import pair_with_zip
 from sb3_clanker.compiled import uncompiled
 from sb3_clanker.errors import CheckpointError, MissingDependencyError, MissingFileError, OptionError
-from sb3_clanker.paths import local_path
+from sb3_clanker.paths import is_file, local_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +135,7 @@ def holds_policy_of(path: Path, model: BaseAlgorithm) -> bool:
 
 def _read_weights(path: Path, most: int) -> Any:
     """The weights in a ``.zip``, which are of so many bytes at most, packed and unpacked."""
-    if not path.is_file():  # a pipe may never end
+    if not is_file(path):  # a pipe may never end
         raise MissingFileError(path, ".zip of Stable-Baselines3")
     with zipfile.ZipFile(path) as archive, archive.open("policy.pth") as member:
         content = member.read(most + 1)  # what the directory says of its size need not be true
@@ -147,7 +146,7 @@ def _read_weights(path: Path, most: int) -> Any:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    if not os.path.isfile(path):  # noqa: PTH113 - false, not an error, for a name that no file can have
+    if not is_file(path):
         raise MissingFileError(path, ".zip of Stable-Baselines3")
     pair_with_zip(path)  # refuses what is no whole zip file
     with zipfile.ZipFile(path) as archive:

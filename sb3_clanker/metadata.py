@@ -29,7 +29,7 @@ from sb3_clanker.errors import (
     SchemaVersionError,
     UnreadableFileError,
 )
-from sb3_clanker.paths import local_path
+from sb3_clanker.paths import is_file, local_path
 from sb3_clanker.report import CrossCheckRecord, LatencyRecord
 from sb3_clanker.schema import from_json, parse_json, to_json
 from sb3_clanker.tensors import LeafSpace, ObservationSpace, Sampling, TensorSpec, action_dim
@@ -301,7 +301,7 @@ def read_file(path: Path, what: str = "policy file", largest: int = _MAX_FILE_SI
     :raises MissingFileError: there is no such file
     :raises UnreadableFileError: it cannot be read, or it is larger
     """
-    if not os.path.isfile(path):  # noqa: PTH113 - false, not an error, for a name that no file can have
+    if not is_file(path):
         raise MissingFileError(path, what)
     try:
         with path.open("rb") as file:

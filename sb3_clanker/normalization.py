@@ -77,7 +77,7 @@ def collect_statistics(
             )
             for key in keys
         }
-    except (AttributeError, TypeError, ValueError) as error:  # of a pickle that somebody changed
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # of a pickle that somebody changed
         raise NormalizationError(
             f"These VecNormalize statistics are damaged ({error}). Save them with VecNormalize.save()."
         ) from error

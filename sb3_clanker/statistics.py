@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import pickle
 import warnings
 from collections.abc import Mapping
@@ -29,6 +28,7 @@ from sb3_clanker.errors import (
 from sb3_clanker.generation import beside, identify
 from sb3_clanker.metadata import NormalizationRecord, PairedFile, PolicyMetadata, read_metadata
 from sb3_clanker.normalization import Statistics, collect_statistics
+from sb3_clanker.paths import is_file
 
 _logger = logging.getLogger("sb3_clanker")
 _SAY = "(vec_normalize= in Python, --vecnormalize on the command line)"
@@ -107,7 +107,7 @@ def resolve_normalization(
     found = _find(zip_path) if zip_path else None
     if found is not None:
         return found
-    others = [path for path in other_statistics(zip_path) if os.path.isfile(path)] if zip_path else []  # noqa: PTH113
+    others = [path for path in other_statistics(zip_path) if is_file(path)] if zip_path else []
     warnings.warn(
         "It is unknown whether this policy was trained with VecNormalize: the model has no environment, and no "
         f"statistics {'of that name ' if others else ''}lie beside its .zip. "
@@ -121,7 +121,7 @@ def resolve_normalization(
 
 def _find(zip_path: Path) -> Normalization | None:
     """The normalization of a ``.zip`` by what lies beside it, None where nothing tells."""
-    own = next((path for path in own_statistics(zip_path) if os.path.isfile(path)), None)  # noqa: PTH113
+    own = next((path for path in own_statistics(zip_path) if is_file(path)), None)
     policy_path = zip_path.with_suffix(".onnx")
     try:
         record = read_metadata(policy_path)
@@ -164,7 +164,7 @@ def load_statistics(path: Path) -> VecNormalize:
     :raises MissingFileError: there is no such file
     :raises NormalizationError: it holds no VecNormalize
     """
-    if not os.path.isfile(path):  # noqa: PTH113 - false, not an error, for a name that no file can have
+    if not is_file(path):
         raise MissingFileError(path, "file of VecNormalize statistics")
     try:
         with path.open("rb") as file:
