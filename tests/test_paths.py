@@ -17,11 +17,11 @@ from sb3_clanker import (
     read_metadata,
     validate_policy,
 )
-from sb3_clanker.cli import main
+from sb3_clanker.cli.main import main
 from sb3_clanker.errors import MissingFileError, OptionError, PublicationError, RemotePathError
-from sb3_clanker.loading import load_algorithm
 from sb3_clanker.paths import local_path
-from sb3_clanker.vectors import read_vectors
+from sb3_clanker.policy_file.vectors import read_vectors
+from sb3_clanker.sb3.algorithms import load_algorithm
 from tests.worlds import make_model
 
 _CALLS: dict[str, Callable[[Any], object]] = {
