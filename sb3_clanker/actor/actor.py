@@ -19,7 +19,6 @@ from torch import nn
 
 from sb3_clanker.actor.extra_outputs import further_outputs
 from sb3_clanker.actor.labels import label_action, label_observations
-from sb3_clanker.actor.normalize import Statistics
 from sb3_clanker.actor.observation import observation_inputs
 from sb3_clanker.errors import UnsupportedPolicyError, UnsupportedSpaceError
 from sb3_clanker.options import ExportOptions
@@ -33,6 +32,7 @@ from sb3_clanker.policy_file.tensors import (
     round_inward,
 )
 from sb3_clanker.sb3.compiled import uncompiled, uncompiled_name
+from sb3_clanker.sb3.statistics import Statistics
 from sb3_clanker.targets.target import feeds_unit_images, unused_inputs
 
 _MASKABLE = "sb3_contrib.common.maskable.policies"

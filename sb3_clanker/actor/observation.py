@@ -17,9 +17,10 @@ from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space
 from torch import nn
 
-from sb3_clanker.actor.normalize import Normalize, Statistics
+from sb3_clanker.actor.normalize import Normalize
 from sb3_clanker.errors import NormalizationError, PrecisionError, PrecisionWarning
 from sb3_clanker.policy_file.tensors import BATCH, LARGEST_BYTE, Layout, TensorSpec
+from sb3_clanker.sb3.statistics import Statistics
 from sb3_clanker.targets.target import IMAGE
 
 OBSERVATION = "obs"

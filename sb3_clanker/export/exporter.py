@@ -17,7 +17,7 @@ import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_clanker.actor.actor import Actor
-from sb3_clanker.actor.normalize import Normalize, collect_statistics
+from sb3_clanker.actor.normalize import Normalize
 from sb3_clanker.errors import NoVectorsWarning, ValidationError
 from sb3_clanker.options import ExportOptions
 from sb3_clanker.policy_file.container import join_container
@@ -31,17 +31,19 @@ from sb3_clanker.policy_file.record import (
     contract_entries,
     seal,
 )
-from sb3_clanker.policy_file.vectors import check_vectors, encode_vectors
+from sb3_clanker.policy_file.vectors import encode_vectors
 from sb3_clanker.proof.answers import write_vectors
 from sb3_clanker.proof.probes import Probes, take
 from sb3_clanker.proof.reference import Reference
 from sb3_clanker.proof.stages import prove
 from sb3_clanker.proof.subject import Subject
 from sb3_clanker.report import LatencyRecord, ValidationReport
+from sb3_clanker.runtime.check_vectors import check_vectors
 from sb3_clanker.runtime.latency import measure_latency
 from sb3_clanker.runtime.policy import OnnxPolicy
 from sb3_clanker.sb3.compiled import uncompiled
 from sb3_clanker.sb3.normalization import Normalization
+from sb3_clanker.sb3.statistics import collect_statistics
 from sb3_clanker.sb3.wrappers import wrapper_names
 from sb3_clanker.targets.target import require_target
 from sb3_clanker.writers.baked import baked_in

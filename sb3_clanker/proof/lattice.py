@@ -10,7 +10,8 @@ import numpy as np
 import torch as th
 from numpy.typing import NDArray
 
-from sb3_clanker.actor.normalize import Normalize, Statistics
+from sb3_clanker.actor.normalize import Normalize
+from sb3_clanker.sb3.statistics import Statistics
 
 Rows = NDArray[np.float64]
 

@@ -29,9 +29,9 @@ from stable_baselines3.common.vec_env import (
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvWrapper
 from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
 
-from sb3_clanker.actor.normalize import collect_statistics
 from sb3_clanker.errors import UnsupportedWrapperError
 from sb3_clanker.proof.probes import Batch, batch_size, draw_observations, take
+from sb3_clanker.sb3.statistics import collect_statistics
 from sb3_clanker.sb3.wrappers import frame_stacks, stacked_by_key, vec_chain
 
 _KNOWN: tuple[type[VecEnvWrapper], ...] = (VecMonitor, VecCheckNan, VecVideoRecorder, VecTransposeImage, VecFrameStack)

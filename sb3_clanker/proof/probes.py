@@ -15,10 +15,10 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from sb3_clanker.actor.normalize import Statistics
 from sb3_clanker.actor.observation import is_normalized_image, leaf_spaces
 from sb3_clanker.policy_file.tensors import round_inward
 from sb3_clanker.proof.lattice import before_normalization, draw_lattice
+from sb3_clanker.sb3.statistics import Statistics
 
 Batch: TypeAlias = NDArray[Any] | dict[str, NDArray[Any]]
 

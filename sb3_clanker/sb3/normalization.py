@@ -15,7 +15,6 @@ from typing import TypeAlias
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_clanker.actor.normalize import Statistics, collect_statistics
 from sb3_clanker.errors import (
     ClankerError,
     MissingFileError,
@@ -28,6 +27,7 @@ from sb3_clanker.paths import is_file
 from sb3_clanker.policy_file.record import NormalizationRecord, PairedFile, PolicyMetadata, read_metadata
 from sb3_clanker.run_folder.identity import beside, identify
 from sb3_clanker.run_folder.publication import other_statistics, own_statistics, pair_with_file
+from sb3_clanker.sb3.statistics import Statistics, collect_statistics
 from sb3_clanker.sb3.wrappers import FrameStack, frame_stacks
 
 _logger = logging.getLogger("sb3_clanker")

@@ -18,10 +18,10 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 
 from sb3_clanker import ExportOptions, OnnxPolicy, export_policy
 from sb3_clanker.actor.actor import Actor
-from sb3_clanker.actor.normalize import Statistics
 from sb3_clanker.errors import ClankerError, NormalizationError, UnsupportedPolicyError, UnsupportedSpaceError
 from sb3_clanker.policy_file.tensors import TensorSpec
 from sb3_clanker.sb3.copying import copy_policy
+from sb3_clanker.sb3.statistics import Statistics
 from tests.worlds import BOX_OBSERVATION, MATRIX_ACTION, draw, make_model, predict_raw
 
 

@@ -10,7 +10,8 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_clanker.actor.normalize import Normalize, Statistics, collect_statistics
+from sb3_clanker.actor.normalize import Normalize
+from sb3_clanker.sb3.statistics import Statistics, collect_statistics
 from tests.worlds import BOX_ACTION, BOX_OBSERVATION, SpacesEnv, make_env
 
 

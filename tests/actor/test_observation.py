@@ -18,11 +18,11 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_clanker import ClankerError, ExportOptions, OnnxPolicy, export_policy
-from sb3_clanker.actor.normalize import Statistics
 from sb3_clanker.actor.observation import RESERVED_NAMES, check_precision, observation_inputs
 from sb3_clanker.errors import ClankerWarning, ObservationError, PrecisionError, PrecisionWarning
 from sb3_clanker.export.exporter import Exporter
 from sb3_clanker.sb3.normalization import resolve_normalization
+from sb3_clanker.sb3.statistics import Statistics
 from tests.worlds import BOX_ACTION, BOX_OBSERVATION, draw, make_env, make_model, predict_raw
 
 VECTOR = spaces.Box(-1.0, 1.0, (2,), np.float32)

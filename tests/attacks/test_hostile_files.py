@@ -39,7 +39,8 @@ from sb3_clanker.errors import (
 )
 from sb3_clanker.policy_file.container import join_container, split_container
 from sb3_clanker.policy_file.record import RECORD_KEY, PolicyMetadata, parse, read_file, stamp
-from sb3_clanker.policy_file.vectors import check_vectors, read_vectors
+from sb3_clanker.policy_file.vectors import read_vectors
+from sb3_clanker.runtime.check_vectors import check_vectors
 from tests.attacks.mutants import MEMORY, seal
 from tests.worlds import BOX_ACTION, BOX_OBSERVATION, UNBOUNDED_OBSERVATION, make_model
 
@@ -749,7 +750,8 @@ import numpy, onnxruntime
 import sb3_clanker.cli.main
 from sb3_clanker import OnnxPolicy, read_metadata
 from sb3_clanker.cli.main import main
-from sb3_clanker.policy_file.vectors import check_vectors, read_vectors
+from sb3_clanker.policy_file.vectors import read_vectors
+from sb3_clanker.runtime.check_vectors import check_vectors
 
 _, policy_file, vectors_file = sys.argv
 assert main(["inspect", policy_file]) == 0  # what is imported or looked up late is now

@@ -32,7 +32,8 @@ from sb3_clanker.errors import (
 from sb3_clanker.policy_file import vectors
 from sb3_clanker.policy_file.container import split_container
 from sb3_clanker.policy_file.record import parse, stamp
-from sb3_clanker.policy_file.vectors import TestVectors, check_vectors, encode_vectors, read_vectors
+from sb3_clanker.policy_file.vectors import TestVectors, encode_vectors, read_vectors
+from sb3_clanker.runtime.check_vectors import check_vectors
 from tests.integration.test_reading_side import run as run_without_training_side
 from tests.support import OBSERVATIONS
 from tests.worlds import make_model

@@ -16,9 +16,10 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_clanker import ExportOptions, OnnxPolicy, ValidationError, export_policy, validate_policy
-from sb3_clanker.actor.normalize import Normalize, Statistics
+from sb3_clanker.actor.normalize import Normalize
 from sb3_clanker.proof.lattice import before_normalization, draw_lattice
 from sb3_clanker.proof.probes import N_CORNERS, Batch, draw_observations
+from sb3_clanker.sb3.statistics import Statistics
 from tests.worlds import BOX_ACTION, make_env, make_model, predict_raw
 
 WIDTH = 6

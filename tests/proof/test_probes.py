@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from sb3_clanker.actor.normalize import Statistics
 from sb3_clanker.proof.probes import batch_size, draw_observations, gather_probes, take
+from sb3_clanker.sb3.statistics import Statistics
 
 SPACES: list[spaces.Space[Any]] = [
     spaces.Box(-2.0, 3.0, (3,), np.float32),

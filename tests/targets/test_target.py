@@ -36,8 +36,9 @@ from sb3_clanker.errors import ObservationError, OptionError, TargetError, Valid
 from sb3_clanker.policy_file.record import FrameStackRecord
 from sb3_clanker.policy_file.schema import to_json
 from sb3_clanker.policy_file.tensors import DiscreteSpace, ObservationSpace, TensorSpec, describe_space
-from sb3_clanker.policy_file.vectors import check_vectors, read_vectors
+from sb3_clanker.policy_file.vectors import read_vectors
 from sb3_clanker.run_folder.publication import vectors_path
+from sb3_clanker.runtime.check_vectors import check_vectors
 from sb3_clanker.targets.target import TARGETS, require_target
 from sb3_clanker.writers.onnx import Graph
 from tests.support import ACTIONS, OBSERVATIONS

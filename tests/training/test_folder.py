@@ -20,10 +20,11 @@ from stable_baselines3.common.callbacks import BaseCallback
 from sb3_clanker import ClankerError, ExportOptions, OnnxCheckpointCallback, OnnxPolicy, read_metadata
 from sb3_clanker.errors import FolderInUseError
 from sb3_clanker.policy_file.record import PairedFile
-from sb3_clanker.policy_file.vectors import check_vectors, read_vectors
+from sb3_clanker.policy_file.vectors import read_vectors
 from sb3_clanker.run_folder.identity import require_matched
 from sb3_clanker.run_folder.publication import pair_with_file, pair_with_zip, vectors_path
 from sb3_clanker.run_folder.retention import Checkpoint, OwnFile, keep_newest
+from sb3_clanker.runtime.check_vectors import check_vectors
 from sb3_clanker.training.folder import TrainingFolder
 from sb3_clanker.training.run import Training
 from tests.generations import LOCK, checkpoint_files, contents, flip, names, restamp, train
