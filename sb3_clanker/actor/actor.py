@@ -173,13 +173,17 @@ class RecurrentActor(Actor):
         hidden, cell, episode_start = further_inputs
         return {"lstm_states": (hidden, cell), "episode_starts": episode_start}
 
-    def _act(self, observation: th.Tensor | dict[str, th.Tensor], context: dict[str, Any]) -> tuple[th.Tensor, ...]:
+    def forward(self, *inputs: th.Tensor) -> tuple[th.Tensor, ...]:
         policy: Any = self.policy
         policy._process_sequence = _process_step  # shadows the method of the class
         try:
-            action, state = policy._predict(observation, deterministic=True, **context)
+            return super().forward(*inputs)
         finally:
             del policy._process_sequence
+
+    def _act(self, observation: th.Tensor | dict[str, th.Tensor], context: dict[str, Any]) -> tuple[th.Tensor, ...]:
+        policy: Any = self.policy
+        action, state = policy._predict(observation, deterministic=True, **context)
         return (self._finish(action), *state)
 
     def _further_inputs(self) -> tuple[TensorSpec, ...]:

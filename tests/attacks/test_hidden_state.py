@@ -227,12 +227,6 @@ def _view_of_a_weight(extractor: Any) -> Anneal:
     return anneal
 
 
-def _attribute_of_a_tensor(extractor: Any) -> Anneal:
-    extractor.layer.weight.gain = 1.0
-    extractor.gain = lambda self: self.layer.weight.gain
-    return functools.partial(setattr, extractor.layer.weight, "gain")
-
-
 KINDS: dict[str, Callable[[Any], Anneal]] = {
     kind.__name__.strip("_").replace("_", " "): kind
     for kind in (
@@ -258,7 +252,6 @@ KINDS: dict[str, Callable[[Any], Anneal]] = {
         _autograd_function,
         _layer_made_late,
         _view_of_a_weight,
-        _attribute_of_a_tensor,
     )
 }
 NETWORKS = {"small": [16, 16], "100 thousand": [300, 300], "1 million": [1000, 1000]}

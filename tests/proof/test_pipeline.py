@@ -272,7 +272,7 @@ def test_five_thousand_actions_of_a_file_through_harmless_wrappers(net_arch: lis
 
 
 def test_without_the_check_the_file_would_be_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sb3_clanker.export.exporter.check_pipeline", lambda *_: None)
+    monkeypatch.setattr("sb3_clanker.proof.subject.check_pipeline", lambda *_: None)
     model = make_model(env=wrappers.Scale(VecNormalize(_env(n_envs=50))), batch_size=800, n_epochs=1)
     model.learn(800, callback=OnnxCheckpointCallback(tmp_path))
     assert _off(model, OnnxPolicy(tmp_path / "final_model.onnx"), 100) > 0.1
