@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from sb3_clanker.errors import ClankerError, ClankerWarning, UnknownNormalizationWarning, ValidationError
 from sb3_clanker.policy_file.record import PolicyMetadata, read_metadata
 from sb3_clanker.runtime.policy import OnnxPolicy
-from sb3_clanker.targets.target import TargetReport, check_target
+from sb3_clanker.targets.check import TargetReport, check_target
 
 if TYPE_CHECKING:
     from sb3_clanker.export.calls import ExportReport, export_policy, validate_policy

@@ -9,7 +9,8 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from sb3_clanker.errors import OptionError, UnsupportedOpsetError
 from sb3_clanker.policy_file.record import check_entries
-from sb3_clanker.targets.target import TargetName, known_target
+from sb3_clanker.targets.check import known_target
+from sb3_clanker.targets.target import TargetName
 
 SUPPORTED_OPSETS = range(17, 24)
 

@@ -33,7 +33,7 @@ from sb3_clanker.policy_file.tensors import (
 )
 from sb3_clanker.sb3.compiled import uncompiled, uncompiled_name
 from sb3_clanker.sb3.statistics import Statistics
-from sb3_clanker.targets.target import feeds_unit_images, unused_inputs
+from sb3_clanker.targets.check import feeds_unit_images, unused_inputs
 
 _MASKABLE = "sb3_contrib.common.maskable.policies"
 _RECURRENT = "sb3_contrib.common.recurrent.policies"

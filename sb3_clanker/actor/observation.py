@@ -21,7 +21,7 @@ from sb3_clanker.actor.normalize import Normalize
 from sb3_clanker.errors import NormalizationError, PrecisionError, PrecisionWarning
 from sb3_clanker.policy_file.tensors import BATCH, LARGEST_BYTE, Layout, TensorSpec
 from sb3_clanker.sb3.statistics import Statistics
-from sb3_clanker.targets.target import IMAGE
+from sb3_clanker.targets.clankers import IMAGE
 
 OBSERVATION = "obs"
 RESERVED_NAMES = (

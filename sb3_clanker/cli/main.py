@@ -24,7 +24,7 @@ from sb3_clanker.policy_file.vectors import read_vectors
 from sb3_clanker.run_folder.identity import require_matched
 from sb3_clanker.runtime.check_vectors import check_vectors
 from sb3_clanker.runtime.policy import OnnxPolicy
-from sb3_clanker.targets.target import TARGETS, check_target
+from sb3_clanker.targets.check import TARGETS, check_target
 
 _WIDEST_LABEL = 40
 _EPILOG = "exit codes: 0 it worked, 1 it did not (the reason is one line on standard error), 2 wrong usage"

@@ -45,7 +45,7 @@ from sb3_clanker.sb3.compiled import uncompiled
 from sb3_clanker.sb3.normalization import Normalization
 from sb3_clanker.sb3.statistics import collect_statistics
 from sb3_clanker.sb3.wrappers import wrapper_names
-from sb3_clanker.targets.target import require_target
+from sb3_clanker.targets.check import require_target
 from sb3_clanker.writers.baked import baked_in
 from sb3_clanker.writers.onnx import FilledGraph, Graph
 

@@ -39,7 +39,7 @@ from sb3_clanker.policy_file.tensors import DiscreteSpace, ObservationSpace, Ten
 from sb3_clanker.policy_file.vectors import read_vectors
 from sb3_clanker.run_folder.publication import vectors_path
 from sb3_clanker.runtime.check_vectors import check_vectors
-from sb3_clanker.targets.target import TARGETS, require_target
+from sb3_clanker.targets.check import TARGETS, require_target
 from sb3_clanker.writers.onnx import Graph
 from tests.support import ACTIONS, OBSERVATIONS
 from tests.worlds import BOX_OBSERVATION, assert_same_actions, draw, make_env, make_model, predict_raw
