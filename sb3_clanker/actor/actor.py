@@ -49,7 +49,8 @@ class Actor(nn.Module):
     :param options: options of the export
     :ivar inputs: inputs of ``forward``, in order
     :ivar outputs: its outputs, in order
-    :raises UnsupportedPolicyError: ``predict`` is not Stable-Baselines3's own, so that tracing would miss what it does
+    :raises UnsupportedPolicyError: ``predict``, or what it calls beside ``_predict``, is not Stable-Baselines3's own,
+        so that tracing would miss what it does
     :raises UnsupportedSpaceError: a space has no place in the file format
     :raises NormalizationError: the statistics do not fit the observation space
     """
@@ -62,7 +63,7 @@ class Actor(nn.Module):
 
     def __init__(self, policy: BasePolicy, statistics: Mapping[str | None, Statistics], options: ExportOptions) -> None:
         super().__init__()
-        _check_predict(policy)
+        check_predict(policy)
         self.policy = policy
         self.observation_space = describe_space(policy.observation_space, "observation")
         action_space = describe_space(policy.action_space, "action")
@@ -254,15 +255,20 @@ def _standard(policy: BasePolicy) -> type[BasePolicy]:
     return next((base for base in classes if base.__module__ in (_MASKABLE, _RECURRENT)), BasePolicy)
 
 
-def _check_predict(policy: BasePolicy) -> None:
-    predict = uncompiled(policy.predict)  # it may stand in the policy itself
-    standard = getattr(predict, "__func__", None) is _standard(policy).predict
-    if not standard or predict.__self__ is not policy:
-        raise UnsupportedPolicyError(
-            type(policy).__qualname__,
-            "it overrides predict(), and what it does there would be missing from the file",
-            "Move that code into _predict(), which is traced.",
-        )
+def check_predict(policy: BasePolicy) -> None:
+    """Refuse a policy that has its own idea of what ``predict`` does around ``_predict``.
+
+    :raises UnsupportedPolicyError: it has
+    """
+    for name in ("predict", "obs_to_tensor", "unscale_action"):
+        method = uncompiled(getattr(policy, name))  # it may stand in the policy itself
+        standard = getattr(method, "__func__", None) is getattr(_standard(policy), name)
+        if not standard or method.__self__ is not policy:
+            raise UnsupportedPolicyError(
+                type(policy).__qualname__,
+                f"it overrides {name}(), and what it does there would be missing from the file",
+                "Move that code into _predict(), which is traced.",
+            )
 
 
 def _action_spec(space: spaces.Space[object], dim: int) -> TensorSpec:

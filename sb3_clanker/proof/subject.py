@@ -10,7 +10,7 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 
-from sb3_clanker.actor.actor import Actor, make_actor, masked_choices
+from sb3_clanker.actor.actor import Actor, check_predict, make_actor, masked_choices
 from sb3_clanker.actor.extra_outputs import Further
 from sb3_clanker.actor.observation import check_precision
 from sb3_clanker.errors import NonFiniteWeightsError, UnsupportedPolicyError
@@ -24,7 +24,7 @@ from sb3_clanker.sb3.copying import copy_policy
 from sb3_clanker.sb3.normalization import Normalization
 from sb3_clanker.sb3.untouched import untouched
 from sb3_clanker.sb3.wrappers import warn_of_inner_normalization
-from sb3_clanker.writers.baked import baked_in, is_standard, space_bounds
+from sb3_clanker.writers.baked import baked_in, is_of_library, is_standard, space_bounds
 
 _N_IN_FULL = 64
 """How many random observations a new graph is proven on: as many as find a fault that few actions show."""
@@ -74,10 +74,13 @@ class Subject:
     def check(self) -> None:
         """Refuse what no file can do, or should: it may come up while training goes on.
 
+        :raises UnsupportedPolicyError: the policy or the algorithm overrides ``predict``
         :raises UnsupportedWrapperError: a wrapper changes observations
         :raises PrecisionError: float32 cannot tell observations apart
         :raises NonFiniteWeightsError: the policy has diverged
         """
+        check_algorithm(self.model)
+        check_predict(self.policy)
         check_pipeline(self.model, self.normalization.vec_normalize)
         check_precision(self.model.policy.observation_space, self.normalization.statistics())
         self.check_finite()
@@ -186,9 +189,9 @@ def _total(tensor: th.Tensor) -> float:
 
 
 def check_algorithm(model: object) -> None:
-    """Refuse what is no Stable-Baselines3 algorithm.
+    """Refuse what is no Stable-Baselines3 algorithm, or has its own idea of what it predicts.
 
-    :raises UnsupportedPolicyError: it is none, or it has no policy yet
+    :raises UnsupportedPolicyError: it is none, it has no policy yet, or it overrides ``predict``
     """
     if not isinstance(model, BaseAlgorithm):
         raise UnsupportedPolicyError(
@@ -197,4 +200,11 @@ def check_algorithm(model: object) -> None:
     if getattr(model, "policy", None) is None:
         raise UnsupportedPolicyError(
             type(model).__qualname__, "it has no policy yet", "Make it with _init_setup_model=True, the default."
+        )
+    predict = uncompiled(model.predict)
+    if getattr(predict, "__self__", None) is not model or not is_of_library(predict.__func__):
+        raise UnsupportedPolicyError(
+            type(model).__qualname__,
+            "it overrides predict(), and what it does there would be missing from the file",
+            "Move that code into _predict() of its policy, which is traced.",
         )

@@ -7,12 +7,12 @@ keep an activation, make a layer when it is first needed. All of that is put bac
 from __future__ import annotations
 
 import functools
-import operator
+import logging
 import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from types import CellType, FunctionType, MethodType, ModuleType
+from contextlib import ExitStack, contextmanager, suppress
+from types import CellType, FunctionType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any, TypeAlias
 
 import gymnasium as gym
@@ -30,7 +30,10 @@ from sb3_clanker.writers.baked import is_of_library
 
 _PutBack: TypeAlias = Callable[[], object]
 
-_OTHERS = (BaseAlgorithm, BaseBuffer, VecEnv, gym.Env, gym.Space, th.optim.Optimizer, ModuleType)
+_OTHERS = (
+    *(BaseAlgorithm, BaseBuffer, VecEnv, gym.Env, gym.Space, th.optim.Optimizer, ModuleType),
+    *(logging.Filterer, logging.Manager),  # loggers and handlers: of the process, and an export logs too
+)
 """What a prediction has no business with, and what may be of any size."""
 _VARIABLES = (bool, int, float, str, list, dict, set, deque, np.ndarray, np.generic, th.Tensor, th.Generator)
 """What a class, or a module of the user, may keep in a variable; the rest of what they hold is code."""
@@ -83,12 +86,17 @@ def _state(found: Any) -> _PutBack | None:
     """What puts an object back into the state that it is in; None where it has none of its own."""
     match found:
         case th.Tensor():
-            if not nn.parameter.is_lazy(found):
-                return functools.partial(_refill_tensor, found, found.detach().clone())
+            if _has_storage(found):
+                return functools.partial(_rebind, found, found.detach())
+        case th.UntypedStorage():
+            values = th.empty(0, dtype=th.uint8, device=found.device).set_(found)
+            return functools.partial(_refill_storage, found, values.clone())
         case np.ndarray():
             return functools.partial(_refill_array, found, found.copy())
         case dict() | list() | set() | deque():
             return functools.partial(_refill, found, found.copy())
+        case bytearray():
+            return functools.partial(found.__setitem__, slice(None), bytes(found))
         case CellType():
             if is_filled(found):
                 return functools.partial(setattr, found, "cell_contents", found.cell_contents)
@@ -100,8 +108,14 @@ def _state(found: Any) -> _PutBack | None:
             return functools.partial(found.set_state, found.get_state())
         case np.random.BitGenerator():
             return functools.partial(setattr, found, "state", found.state)
+        case np.random.RandomState():
+            return functools.partial(found.set_state, found.get_state())
+        case random.SystemRandom():
+            return None
         case random.Random():
             return functools.partial(found.setstate, found.getstate())
+        case _:
+            return functools.partial(_refill_slots, found, _slots(found))
     return None
 
 
@@ -124,10 +138,27 @@ def _contents(found: Any) -> Iterable[object]:
             return *(found.__closure__ or ()), found.__defaults__, found.__kwdefaults__, _globals(found)
         case np.random.Generator():
             return (found.bit_generator,)
-        case th.Tensor() | np.ndarray():
-            return ()
-    classes = (cls for cls in type(found).__mro__ if not is_of_library(cls))
-    return *classes, getattr(found, "__dict__", None)
+        case th.Tensor():
+            return (found.untyped_storage(),) if _has_storage(found) else ()
+        case np.ndarray():
+            return found.flat if found.dtype == object else ()
+    return *_classes(found), getattr(found, "__dict__", None), *_slots(found).values()
+
+
+def _classes(found: object) -> Iterator[type]:
+    """The classes of the user that an object is of."""
+    return (cls for cls in type(found).__mro__ if not is_of_library(cls))
+
+
+def _slots(found: object) -> dict[MemberDescriptorType, object]:
+    """What an object keeps in slots that are filled."""
+    values = {}
+    for cls in _classes(found):
+        for member in vars(cls).values() if "__slots__" in vars(cls) else ():
+            if isinstance(member, MemberDescriptorType):
+                with suppress(AttributeError):
+                    values[member] = member.__get__(found)
+    return values
 
 
 def _globals(function: FunctionType) -> dict[str, Any]:
@@ -149,20 +180,46 @@ def _set_variables(cls: type, variables: Mapping[str, Any]) -> None:
 
 
 def _refill(container: Any, contents: Any) -> None:
-    if isinstance(container, dict):
-        unchanged = container.keys() == contents.keys() and all(container[key] is contents[key] for key in contents)
-    else:
-        unchanged = len(container) == len(contents) and all(map(operator.is_, container, contents))
-    if not unchanged:
+    if _identities(container) != _identities(contents):
         container.clear()
         (container.update if isinstance(container, (dict, set)) else container.extend)(contents)
 
 
-def _refill_tensor(tensor: th.Tensor, values: th.Tensor) -> None:
-    if tensor.shape == values.shape:
-        tensor.data.copy_(values)
-    else:
-        tensor.data = values
+def _identities(container: Any) -> list[int]:
+    return list(map(id, (*container, *container.values()) if isinstance(container, dict) else container))
+
+
+def _refill_slots(found: object, values: Mapping[MemberDescriptorType, object]) -> None:
+    now = _slots(found)
+    for member in now.keys() - values.keys():
+        member.__delete__(found)
+    for member, value in values.items():
+        if now.get(member) is not value:
+            member.__set__(found, value)
+
+
+def _has_storage(tensor: th.Tensor) -> bool:
+    """Whether a tensor has bytes that can be copied: not one without values, or made of others."""
+    return tensor.layout == th.strided and tensor.device.type != "meta" and not nn.parameter.is_lazy(tensor)
+
+
+def _rebind(tensor: th.Tensor, before: th.Tensor) -> None:
+    """Let a tensor be of the storage, the shape and the strides that it was of."""
+
+    def place(of: th.Tensor) -> tuple[object, ...]:
+        return of.data_ptr(), of.shape, of.stride()
+
+    if place(tensor) != place(before):
+        tensor.data = before
+
+
+def _refill_storage(storage: th.UntypedStorage, values: th.Tensor) -> None:
+    """By byte, and only where one has changed: views may overlap, and memory may be mapped from a file to be read."""
+    if storage.nbytes() != values.numel():
+        storage.resize_(values.numel())
+    now = th.empty(0, dtype=th.uint8, device=storage.device).set_(storage)
+    if not th.equal(now, values):
+        now.copy_(values)
 
 
 def _refill_array(array: NDArray[Any], values: NDArray[Any]) -> None:

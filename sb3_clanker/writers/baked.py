@@ -11,7 +11,7 @@ recorded with its constants. Attributes say too little for that (closures and gl
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from types import FunctionType, MethodType
 from typing import Any
 
@@ -31,7 +31,7 @@ from sb3_clanker.sb3.compiled import eager
 _LIBRARIES = ("torch", "stable_baselines3", "sb3_contrib", "gymnasium", "numpy", "collections", "builtins")
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
-_PLAIN = (bool, int, float, str)
+_PLAIN = (bool, int, float, str, np.generic)
 
 
 def baked_in(actor: Actor, *, standard: bool) -> Hashable:
@@ -69,6 +69,7 @@ def _is_standard(module: nn.Module) -> bool:
     attributes = vars(module)
     return (
         is_of_library(type(module))
+        and is_of_library(type(module).forward)  # which may have been replaced in the class
         and not any(attributes[hooks] for hooks in _HOOKS)
         and module._compiled_call_impl is None
         and not any(_is_foreign(module, name, attributes[name]) for name in attributes.keys() - _OF_EVERY_MODULE)
@@ -76,13 +77,15 @@ def _is_standard(module: nn.Module) -> bool:
 
 
 def _is_foreign(module: nn.Module, name: str, value: object) -> bool:
-    """Whether an attribute brings code of its own: in place of a method, or as an object of the user's."""
+    """Whether an attribute brings code of its own, in place of a method or as an object of the user's, or values."""
     if isinstance(value, (FunctionType, MethodType)):
         return hasattr(type(module), name)
+    if isinstance(value, (th.Tensor, np.ndarray)):
+        return True
     return not isinstance(value, (type, th.optim.Optimizer)) and not is_of_library(type(value))
 
 
-def is_of_library(code: type | FunctionType) -> bool:
+def is_of_library(code: type | Callable[..., Any]) -> bool:
     """Whether a class or function is none of the user's: of torch, Stable-Baselines3 or what these are made of."""
     return (code.__module__ or "").partition(".")[0] in _LIBRARIES
 
@@ -112,8 +115,10 @@ def _record(actor: Actor) -> str:
     examples = actor.example_inputs()
     names = {id(tensor): name for name, tensor in actor.tensors().items()}
     names |= {id(tensor): spec.name for tensor, spec in zip(examples, actor.inputs, strict=True)}
-    with th.no_grad(), eager(), _Recorder(names) as recorder:
-        outputs: tuple[th.Tensor, ...] = actor.eval()(*examples)
+    with th.no_grad(), eager():
+        actor.eval()(*examples)  # what a first call keeps for later ones, it has kept
+        with _Recorder(names) as recorder:
+            outputs: tuple[th.Tensor, ...] = actor(*examples)
     return str(recorder.digest_of(outputs))
 
 
@@ -121,7 +126,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Every operation that torch dispatches, with its constants.
 
     A tensor that comes out of an operation is known by a digest of that operation and all before it that it is made of.
-    So what decides nothing is not in the digest of an output: noise that is drawn for training alone, say.
+    So what decides nothing is not in the digest of an output: noise that is drawn for training alone, or a counter.
 
     :param names: of the tensors whose values are no constants, by ``id``
     """
@@ -129,33 +134,50 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, names: Mapping[int, str]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._names = dict(names)
-        self._in_place: list[str] = []
-        self._results: list[th.Tensor] = []  # kept, so that no other tensor gets the id of one
+        self._in_place: dict[int, str] = {}  # by storage: what is changed may be seen through other tensors too
+        self._kept: list[th.Tensor] = []  # so that no other tensor gets the id, or the storage, of one
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         operation = _digest(str(func), tree_map(self._describe, (args, kwargs)))
         result = func(*args, **kwargs)
-        if func._schema.is_mutable:  # what it changed may be seen through other tensors too
-            self._in_place.append(operation)
-        for index, tensor in enumerate(tree_leaves(result)):
-            if isinstance(tensor, th.Tensor):
-                self._names[id(tensor)] = f"{operation}.{index}"
-                self._results.append(tensor)
+        for index, tensor in enumerate(_tensors(result)):
+            self._names[id(tensor)] = f"{operation}.{index}"
+            self._kept.append(tensor)
+        for tensor in _changed(func, args, kwargs):
+            self._in_place[_storage(tensor)] = operation
+            self._kept.append(tensor)
         return result
 
     def digest_of(self, outputs: tuple[th.Tensor, ...]) -> str:
         """Of all that outputs are made of."""
-        return _digest(*map(self._describe, outputs), self._in_place)
+        return _digest(*map(self._describe, outputs))
 
     def _describe(self, argument: object) -> object:
         if not isinstance(argument, th.Tensor):
             return argument
-        return self._names.get(id(argument)) or self._constant(argument)
+        name = self._names.get(id(argument)) or self._constant(argument)
+        return name, self._in_place.get(_storage(argument))
 
     def _constant(self, tensor: th.Tensor) -> str:
         values = tensor.detach().cpu().contiguous().reshape(-1).view(th.uint8).numpy()
         return _digest(tensor.dtype, tensor.shape, hashlib.sha256(values.tobytes()).hexdigest())
+
+
+def _tensors(tree: object) -> list[th.Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, th.Tensor)]
+
+
+def _changed(func: Any, args: tuple[object, ...], kwargs: Mapping[str, object]) -> list[th.Tensor]:
+    """The arguments that an operation changes in place."""
+    arguments = func._schema.arguments
+    given = {spec.name: value for spec, value in zip(arguments, args, strict=False)} | dict(kwargs)
+    written = (spec.name for spec in arguments if spec.alias_info is not None and spec.alias_info.is_write)
+    return [tensor for name in written for tensor in _tensors(given.get(name))]
+
+
+def _storage(tensor: th.Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
 
 
 def _digest(*parts: object) -> str:

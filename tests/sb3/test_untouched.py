@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import functools
+import logging.handlers
+import mmap
 import random
-from collections import deque
+import tempfile
+import warnings
+from collections import OrderedDict, deque
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,6 +28,16 @@ _N_CALLS = 0
 _CALLS: list[int] = []
 
 
+class _Slots:
+    """Has no ``__dict__``."""
+
+    __slots__ = ("calls", "last")
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.last: str
+
+
 class _Busy(BaseFeaturesExtractor):
     """Keeps state of every kind, and changes all of it in a prediction."""
 
@@ -39,6 +53,11 @@ class _Busy(BaseFeaturesExtractor):
         self.rng, self.generator, self.python = np.random.default_rng(0), th.Generator(), random.Random(0)  # noqa: S311
         self.state = {"calls": [0], "last": deque(maxlen=2), "kinds": {0}}
         self.holder = SimpleNamespace(calls=0)
+        self.slots, self.legacy = _Slots(), np.random.RandomState(0)
+        self.recent, self.bytes = OrderedDict(one=1, other=2), bytearray(1)
+        self.objects = np.array([[0], None], dtype=object)
+        self.moved = th.zeros(2)
+        self.wide, self.constant = th.zeros(1).expand(3), th.full((1,), th.nan).expand(3)
         self.late: nn.Module | None = None
         closed_over = 0
 
@@ -67,6 +86,13 @@ class _Busy(BaseFeaturesExtractor):
         self.state["last"].append(self.n_calls)  # type: ignore[attr-defined]
         self.state["kinds"].add(self.n_calls)  # type: ignore[attr-defined]
         self.holder.calls += 1
+        self.slots.calls, self.slots.last = self.n_calls, "now"
+        self.legacy.normal()
+        self.recent.move_to_end("one")
+        self.bytes[0] += 1
+        self.objects[0].append(self.n_calls)
+        self.moved.data = th.ones(3)
+        self.wide[:1].fill_(self.n_calls)
         if self.late is None:
             self.late = nn.Linear(1, 1)
         self.closure()
@@ -93,6 +119,13 @@ def _state(policy: Any) -> list[Any]:
         extractor.python.getstate(),
         {key: list(value) for key, value in extractor.state.items()},
         extractor.holder.calls,
+        (extractor.slots.calls, hasattr(extractor.slots, "last")),
+        extractor.legacy.get_state()[1].tolist(),
+        list(extractor.recent),
+        bytes(extractor.bytes),
+        list(extractor.objects[0]),
+        extractor.moved.tolist(),
+        extractor.wide.tolist(),
         extractor.late,
         sorted(extractor._modules),
         extractor.closure.func.__closure__[0].cell_contents,
@@ -139,3 +172,34 @@ def test_the_algorithm_and_its_environment_are_left_alone() -> None:
         model.note = "kept"
         model.get_env().note = "kept"
     assert (model.note, model.get_env().note) == ("kept", "kept")
+
+
+def test_what_a_logger_keeps_is_not_of_the_policy() -> None:
+    """Loggers are of the process: what is made and said meanwhile, by whomever, stays."""
+    model: Any = make_model()
+    model.policy.logger = logging.getLogger("a.user")
+    handler = logging.handlers.MemoryHandler(10)
+    model.policy.logger.addHandler(handler)
+    try:
+        with untouched(model.policy):
+            made = logging.getLogger("made.meanwhile")
+            model.policy.logger.warning("said meanwhile")
+        assert logging.getLogger("made.meanwhile") is made
+        assert [record.getMessage() for record in handler.buffer] == ["said meanwhile"]
+    finally:
+        model.policy.logger.removeHandler(handler)
+
+
+def test_memory_that_may_only_be_read_is_not_written_to() -> None:
+    """As a pretrained embedding is that a file is mapped to: to write to it ends the process."""
+    model: Any = make_model()
+    with tempfile.TemporaryFile() as file:
+        file.write(bytes(mmap.PAGESIZE))
+        file.flush()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            mapped = mmap.mmap(file.fileno(), mmap.PAGESIZE, access=mmap.ACCESS_READ)
+            model.policy.embedding = th.frombuffer(mapped, dtype=th.float32)
+    with untouched(model.policy):
+        model.predict(OBSERVATIONS)
+    assert model.policy.embedding.sum() == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from typing import Any
 
@@ -112,6 +113,16 @@ def test_a_setting_of_a_standard_policy_is_noticed(change: Any) -> None:
     assert _baked_in(model) != before
 
 
+def test_a_setting_may_be_a_number_of_numpy() -> None:
+    model: Any = make_model(policy_kwargs={"activation_fn": nn.LeakyReLU})
+    found = []
+    for slope in (np.float32(0.5), np.float32(0.25)):
+        model.policy.mlp_extractor.policy_net[1].negative_slope = slope
+        found.append(_baked_in(model))
+    assert is_standard(model.policy)
+    assert found[0] != found[1]
+
+
 def _hooked(model: Any) -> None:
     model.policy.action_net.register_forward_hook(lambda _, __, output: 2 * output)
 
@@ -125,6 +136,10 @@ def _shadowed(model: Any) -> None:
     model.policy.action_net.forward = lambda tensor: 2 * forward(tensor)
 
 
+def _by_a_tensor(model: Any) -> None:
+    model.policy.mlp_extractor.policy_net[1].negative_slope = th.tensor(0.5)
+
+
 def _of_a_class_of_its_own(model: Any) -> None:
     class Doubling(nn.Linear):
         def forward(self, tensor: th.Tensor) -> th.Tensor:
@@ -133,11 +148,19 @@ def _of_a_class_of_its_own(model: Any) -> None:
     model.policy.action_net.__class__ = Doubling
 
 
-@pytest.mark.parametrize("change", [_hooked, _hooked_before, _shadowed, _of_a_class_of_its_own])
+@pytest.mark.parametrize("change", [_hooked, _hooked_before, _shadowed, _by_a_tensor, _of_a_class_of_its_own])
 def test_code_of_a_user_makes_a_policy_no_standard_one(change: Any) -> None:
-    model = make_model()
+    model = make_model(policy_kwargs={"activation_fn": nn.LeakyReLU})
     before = _baked_in(model)
     change(model)
+    assert not is_standard(model.policy)
+    assert _baked_in(model) not in (None, before)
+
+
+def test_a_method_that_is_replaced_in_its_class_makes_a_policy_no_standard_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model(policy_kwargs={"activation_fn": nn.LeakyReLU})
+    before = _baked_in(model)
+    monkeypatch.setattr(nn.LeakyReLU, "forward", lambda _, tensor: 2 * tensor)
     assert not is_standard(model.policy)
     assert _baked_in(model) not in (None, before)
 
@@ -146,6 +169,57 @@ def test_a_copy_has_the_same() -> None:
     model = make_model(policy_kwargs={"features_extractor_class": _Caching})
     actor = make_actor(copy_policy(model.policy), {}, ExportOptions())
     assert baked_in(actor, standard=False) == _baked_in(model)
+
+
+_POSITIONS: dict[int, th.Tensor] = {}
+
+
+class _FillingCaches(_Caching):
+    """Keeps what it makes at its first call, counts in a tensor, and draws noise that decides nothing."""
+
+    def __init__(self, observation_space: spaces.Box) -> None:
+        super().__init__(observation_space)
+        self.mask: th.Tensor | None = None
+        self.register_buffer("count", th.zeros(()))
+        self.generator = th.Generator()
+
+    @functools.cache  # noqa: B019 - as many write it
+    def positions(self, n: int) -> th.Tensor:
+        return th.arange(n) / n
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        self.get_buffer("count").add_(1)
+        noise = th.empty_like(observations).normal_(generator=self.generator)
+        if self.mask is None:
+            self.mask = th.linspace(0.5, 1.0, 3)
+        if 3 not in _POSITIONS:
+            _POSITIONS[3] = th.arange(3) / 3
+        positions = self.positions(3) + _POSITIONS[3]
+        return super().forward(observations * self.mask + positions + (noise if self.training else 0))
+
+
+def test_a_first_call_that_fills_caches_is_as_any_other() -> None:
+    model = make_model(policy_kwargs={"features_extractor_class": _FillingCaches})
+    actor = make_actor(copy_policy(model.policy), {}, ExportOptions())
+    found = [_baked_in(model), baked_in(actor, standard=False), _baked_in(model)]
+    assert found[0] is not None
+    assert len(set(found)) == 1
+
+
+class _ChangingInPlace(_Caching):
+    """Changes a part of what it is given in place."""
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        observations = observations.clone()
+        observations[:, :1].mul_(self.gain)
+        return self.layer(observations)  # type: ignore[no-any-return]
+
+
+def test_what_is_changed_through_a_view_is_noticed() -> None:
+    model: Any = make_model(policy_kwargs={"features_extractor_class": _ChangingInPlace})
+    before = _baked_in(model)
+    model.policy.features_extractor.gain = 0.5
+    assert _baked_in(model) not in (None, before)
 
 
 def test_what_cannot_be_run_cannot_be_told() -> None:
