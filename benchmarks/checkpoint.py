@@ -16,7 +16,7 @@ from sb3_clanker.export.exporter import Exporter
 from sb3_clanker.options import ExportOptions
 from sb3_clanker.run_folder.publication import Publication
 from sb3_clanker.sb3.normalization import resolve_normalization
-from sb3_clanker.writers.baked import is_standard
+from sb3_clanker.sb3.standard import is_standard
 
 REPEATS = 25
 

@@ -22,9 +22,10 @@ from sb3_clanker.proof.twin import CpuTwin, needs_twin, require_alike
 from sb3_clanker.sb3.compiled import uncompiled, uncompiled_name
 from sb3_clanker.sb3.copying import copy_policy
 from sb3_clanker.sb3.normalization import Normalization
+from sb3_clanker.sb3.standard import is_of_library, is_standard, space_bounds
 from sb3_clanker.sb3.untouched import untouched
 from sb3_clanker.sb3.wrappers import warn_of_inner_normalization
-from sb3_clanker.writers.baked import baked_in, is_of_library, is_standard, space_bounds
+from sb3_clanker.writers.baked import baked_in
 
 _N_IN_FULL = 64
 """How many random observations a new graph is proven on: as many as find a fault that few actions show."""

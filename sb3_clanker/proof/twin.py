@@ -19,7 +19,7 @@ from sb3_clanker.errors import UnsupportedPolicyError
 from sb3_clanker.proof.reference import Prediction
 from sb3_clanker.sb3.compiled import uncompiled_name
 from sb3_clanker.sb3.copying import copy_policy
-from sb3_clanker.writers.baked import is_standard, settings, space_bounds
+from sb3_clanker.sb3.standard import is_standard, settings, space_bounds
 
 LOOSE = 0.02
 """Difference that the arithmetic of an accelerator may make, in units of half the range of a Box, or of the largest

@@ -26,7 +26,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
 from sb3_clanker.sb3.copying import is_filled
-from sb3_clanker.writers.baked import is_of_library
+from sb3_clanker.sb3.standard import is_of_library
 
 _PutBack: TypeAlias = Callable[[], object]
 

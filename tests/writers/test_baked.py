@@ -20,7 +20,8 @@ from torch import nn
 from sb3_clanker import ExportOptions
 from sb3_clanker.actor.actor import make_actor
 from sb3_clanker.sb3.copying import copy_policy
-from sb3_clanker.writers.baked import baked_in, is_standard
+from sb3_clanker.sb3.standard import is_standard
+from sb3_clanker.writers.baked import baked_in
 from tests.worlds import make_model, spread
 
 DISCRETE = spaces.Discrete(4)
