@@ -73,7 +73,8 @@ def export_policy(
 ) -> ExportReport:
     """Write the policy of an algorithm as one proven ``.onnx`` file.
 
-    :param model: a Stable-Baselines3 or sb3-contrib algorithm, in any state of its training; it is left as it is
+    :param model: a Stable-Baselines3 or sb3-contrib algorithm, in any state of its training; it is left as it is. It
+        must not train in another thread meanwhile
     :param path: where to; ``.onnx`` is added where it is missing, folders are made
     :param vec_normalize: the normalization that the policy was trained with: ``"auto"`` is the one the model trains
         with, or for a loaded model the statistics that are those of its ``.zip`` by name or by the record of the

@@ -83,6 +83,8 @@ class _Pickler(pickle.Pickler):
             return self._keep(obj, self._clone)
         if isinstance(obj, ModuleType) or (isinstance(obj, type) and not _is_importable(obj)):
             return self._keep(obj, lambda code: code)
+        if obj is sys.stdout or obj is sys.stderr:
+            return self._keep(obj, lambda stream: stream)
         if isinstance(obj, _Shared):
             return self._keep(obj.function, lambda function: function)
         return None

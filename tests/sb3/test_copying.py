@@ -75,6 +75,12 @@ def test_what_a_function_closes_over_is_copied() -> None:
     assert np.abs(copy.predict(OBSERVATIONS, deterministic=True)[0]).max() < 50
 
 
+def test_standard_output_is_shared() -> None:
+    model: Any = make_model()
+    model.policy.stream = sys.stdout
+    assert copy_policy(model.policy).stream is sys.stdout
+
+
 def test_a_function_that_refers_to_itself_is_copied() -> None:
     model: Any = make_model()
 
