@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import gymnasium as gym
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
@@ -26,10 +26,10 @@ from sb3_clanker.run_folder.publication import (
 )
 from sb3_clanker.run_folder.retention import Retention
 from sb3_clanker.sb3.normalization import Normalization, resolve_normalization
-from sb3_clanker.training.evaluation import OnNewBest, continue_log, evaluate, evaluation_of, is_on_new_best
+from sb3_clanker.training.evaluation import EvaluationLog, OnNewBest, continue_log, evaluate, evaluation_of
 from sb3_clanker.training.folder import TrainingFolder
 from sb3_clanker.training.placeholders import RunPath, fill_in
-from sb3_clanker.training.run import Training
+from sb3_clanker.training.run import Training, event_of
 from sb3_clanker.training.saving import rehearse, replay_buffer_of, stage_training
 from sb3_clanker.training.settings import check_schedule, require_alike, require_names, require_positive
 
@@ -145,11 +145,14 @@ class OnnxCheckpointCallback(BaseCallback):
         self.reports: list[ExportReport] = []
         self.failures: list[ExportFailure] = []
         self.evaluation: EvalCallback | None = None
-        self._told_of_start = False
+        self._event: BaseCallback | None = None
+        self._is_on_new_best = False
         self._retention = Retention(keep_last, [])
         self._training: Training | None = None
         self._run: tuple[str, str] | None = None
         self._folder: TrainingFolder | None = None
+        self._trained: tuple[object, Path] | None = None
+        self._counted = 0, 0
         self._best_before = float("-inf")
         self._make_evaluation: Callable[[type[EvalCallback]], EvalCallback] | None = None
         if eval_env is not None:
@@ -179,6 +182,7 @@ class OnnxCheckpointCallback(BaseCallback):
     def _init_callback(self) -> None:
         """Export and save once, unnamed, so that whatever can never work raises before the first step."""
         training, before = Training.of(self), self._training
+        self._event, self._is_on_new_best = event_of(self)
         if before is not None and before.gives_way_to(training):
             before.end()
         self._training = training
@@ -189,7 +193,8 @@ class OnnxCheckpointCallback(BaseCallback):
             raise
 
     def _begin(self, training: Training) -> None:
-        log_path = self._locate(training)
+        log = self._locate(training)
+        self._counted = len(self.reports), len(self.failures)
         self._folder = folder = TrainingFolder(self.save_path, training)
         training.at_end(self._leave)
         require_names(self.save_path, self.name_prefix)
@@ -197,31 +202,38 @@ class OnnxCheckpointCallback(BaseCallback):
         self._exporter = Exporter(self.model, normalization, self.options)
         self._exporter.export()
         rehearse(self.save_path, self.model, normalization.vec_normalize, self._has_replay_buffer())
-        if self.evaluation is None and self._make_evaluation is not None:
+        is_new = self.evaluation is None or (self.model.num_timesteps == 0 and not self._goes_on())
+        if is_new and self._make_evaluation is not None:  # what it remembers is not of another training
             self.evaluation = self._make_evaluation(evaluation_of(self.model))
         if self.evaluation is not None:
             require_alike(self.training_env, self.evaluation.eval_env)
-            if log_path is not None:
-                ensure_folder(log_path)
-                self.evaluation.log_path = str(log_path / "evaluations")
+            self.evaluation.log_path = None  # it would make the folder of one
             self.evaluation.init_callback(self.model)
-        training.at_start(lambda: self._look_back(folder))
+            if log is not None:
+                self.evaluation.log_path = cast("Any", EvaluationLog(log, raises=self.on_error == "raise"))
+        training.at_start(lambda: self._look_back(folder, log))
 
     def _locate(self, training: Training) -> Path | None:
         """Find out where this run writes its files, and its log; one that goes on with this callback keeps its own."""
         if self._run is None or self.model.num_timesteps == 0:
             self._run = fill_in(self._pattern, self.training_env, training)
         self.save_path = self._pattern.fill_in(*self._run)
-        return None if self._log_pattern is None else self._log_pattern.fill_in(*self._run)
+        return None if self._log_pattern is None else self._log_pattern.fill_in(*self._run) / "evaluations.npz"
 
-    def _look_back(self, folder: TrainingFolder) -> None:
+    def _goes_on(self) -> bool:
+        """Whether the training before was of the same algorithm, in the same folder, and by this callback."""
+        return self._trained == (self.model, self.save_path)
+
+    def _look_back(self, folder: TrainingFolder, log: Path | None) -> None:
         """Go on where an earlier training was interrupted; move what is another's, or lies further on."""
         steps = self.model.num_timesteps
-        evaluation = self.evaluation or self.parent
-        log = None if self.evaluation is None else continue_log(self.evaluation, steps)
+        evaluation = self.evaluation or self._above
+        if self.evaluation is not None and log is not None:
+            log = continue_log(self.evaluation, log, steps)
         if not self.overwrite:  # a best that its evaluation remembers is its own, of a learn() before
-            keeps_best = isinstance(evaluation, EvalCallback) and evaluation.best_mean_reward > float("-inf")
-            folder.make_room(self.name_prefix, steps, keeps_best=keeps_best, log=log)
+            has_best = isinstance(evaluation, EvalCallback) and evaluation.best_mean_reward > float("-inf")
+            folder.make_room(self.name_prefix, steps, is_own=self._goes_on(), has_best=has_best, log=log)
+        self._trained = self.model, self.save_path
         checkpoints = folder.checkpoints(self.name_prefix, steps) if steps > 0 else []
         self._retention = Retention(self.keep_last, checkpoints)
         best = folder.best()
@@ -233,12 +245,11 @@ class OnnxCheckpointCallback(BaseCallback):
             evaluation.best_mean_reward = max(evaluation.best_mean_reward, self._best_before)
 
     def _on_training_start(self) -> None:
-        self._told_of_start = True
-        if self.parent is None:
+        begins_anew = bool(self.locals.get("reset_num_timesteps", True))
+        if self._above is None and (begins_anew or self.n_calls == 0):  # what goes on has been told
             frequencies = {} if self.save_freq is None else {"save_freq": (self.save_freq, self.n_calls)}
             if self.evaluation is not None:
                 frequencies["eval_freq"] = self.evaluation.eval_freq, self.evaluation.n_calls
-            begins_anew = bool(self.locals.get("reset_num_timesteps", True))
             check_schedule(self.model, frequencies, save_final=self.save_final, begins_anew=begins_anew)
         if self.evaluation is not None:
             self.evaluation.on_training_start(self.locals, self.globals)
@@ -248,53 +259,54 @@ class OnnxCheckpointCallback(BaseCallback):
             self.evaluation.update_locals(locals_)
 
     def _on_step(self) -> bool:
+        if self._training is not None:  # another callback may have made this one in the middle of a training
+            self._training.begin()
         continue_training = self.evaluation is None or evaluate(self.evaluation)
         if self.save_freq is not None:
             if self.n_calls % self.save_freq == 0:
                 self._publish_checkpoint()
-        elif self.evaluation is None and self._is_on_new_best():
+        elif self.evaluation is None and self._is_on_new_best:
             self._publish_best()
-        elif self.evaluation is None and self.parent is not None:
+        elif self.evaluation is None and self._above is not None:
             self._publish_checkpoint()
         return continue_training
 
-    def _is_on_new_best(self) -> bool:
-        """Whether this is a child of a new best.
-
-        Stable-Baselines3 tells such children of no start of training, and those in a list within a list not even of
-        their parent.
-        """
-        return not self._told_of_start or is_on_new_best(self)
+    @property
+    def _above(self) -> BaseCallback | None:
+        """What this is called by at its events, if it is not called at each step."""
+        return self._event or self.parent
 
     def _on_training_end(self) -> None:
-        if self._folder is None:
+        if self._training is None:
             return  # it has been told before: RL Zoo does so twice
+        self._training.begin()
         if self.evaluation is not None:
             self.evaluation.on_training_end()
-        if self.save_final and self.parent is None:
+        if self.save_final and self._above is None:
             self._publish(FINAL)
 
     def _leave(self) -> None:
         """The training is over, whoever else is a callback of it: sum up what failed."""
-        self._folder = None
-        if self.failures:
+        self._folder = self._training = None
+        n_exports, n_failures = len(self.reports) - self._counted[0], len(self.failures) - self._counted[1]
+        if n_failures:
             last = self.failures[-1]
             _logger.error(
                 "%d of %d exports failed; the last was %s.onnx at %d timesteps: %s",
-                len(self.failures),
-                len(self.failures) + len(self.reports),
+                n_failures,
+                n_failures + n_exports,
                 last.name,
                 last.num_timesteps,
                 last.error,
             )
 
     def _publish_best(self) -> None:
-        evaluation = self.evaluation if self.evaluation is not None else self.parent
+        evaluation = self.evaluation or self._above
         if not isinstance(evaluation, EvalCallback):
             self._publish(BEST)
         elif evaluation.last_mean_reward > self._best_before:
             self._publish(BEST, evaluation.last_mean_reward)
-        else:  # within a list in a list, it is told of its parent too late to tell that of the best before
+        else:  # it was remembered after the evaluation had begun
             evaluation.best_mean_reward = self._best_before
 
     def _publish_checkpoint(self) -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 import math
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 
 from sb3_clanker.actor.actor import masked_choices
+from sb3_clanker.errors import PublicationError
+from sb3_clanker.run_folder.publication import Publication, ensure_folder
 from sb3_clanker.sb3.algorithms import missing_contrib
 
 _logger = logging.getLogger("sb3_clanker")
@@ -60,13 +63,44 @@ def evaluate(evaluation: EvalCallback) -> bool:
     return continue_training
 
 
-def continue_log(evaluation: EvalCallback, num_timesteps: int) -> Path | None:
+class EvaluationLog(BytesIO):
+    """``evaluations.npz``, for numpy to write to: on disk it is whole, or as it was before.
+
+    ``EvalCallback`` writes it before it tells of a new best: an error there would cost that, and end the training.
+
+    :param path: the file
+    :param raises: whether what cannot be written later is an error, rather than logged
+    :raises PublicationError: no file can be written in its folder, which is made if need be
+    """
+
+    def __init__(self, path: Path, *, raises: bool) -> None:
+        super().__init__()
+        ensure_folder(path.parent)
+        self._path, self._raises = path, raises
+
+    def flush(self) -> None:
+        """Write it: the last thing that is done to a .zip."""
+        content = self.getvalue()
+        self.seek(0)
+        self.truncate()
+        try:
+            ensure_folder(self._path.parent)  # it may have vanished
+            with Publication(self._path.parent, durable=False) as publication:
+                publication.stage(self._path.name, lambda file: file.write(content))
+                publication.commit()
+        except PublicationError as error:
+            if self._raises:
+                raise
+            _logger.error("%s Training goes on, and the next evaluation writes all of it.", error)
+
+
+def continue_log(evaluation: EvalCallback, path: Path, num_timesteps: int) -> Path | None:
     """Go on with ``evaluations.npz`` of a training that was interrupted, which ``EvalCallback`` would begin anew.
 
+    :param path: the file
     :return: the file, where something in it would be lost if it were overwritten
     """
-    path = Path(f"{evaluation.log_path}.npz")
-    if evaluation.log_path is None or evaluation.evaluations_timesteps or not path.is_file():
+    if evaluation.evaluations_timesteps or not path.is_file():
         return None  # it has all that was written in memory
     if num_timesteps == 0:
         return path
@@ -83,17 +117,3 @@ def continue_log(evaluation: EvalCallback, num_timesteps: int) -> Path | None:
     evaluation.evaluations_timesteps, evaluation.evaluations_results = timesteps, results
     evaluation.evaluations_length, evaluation.evaluations_successes = lengths, successes
     return None if kept.all() else path
-
-
-def is_on_new_best(callback: BaseCallback) -> bool:
-    """Whether a callback is called at each new best of an evaluation."""
-    parent = callback.parent
-    return isinstance(parent, EvalCallback) and callback in _flatten(parent.callback_on_new_best)
-
-
-def _flatten(callback: BaseCallback | None) -> Iterator[BaseCallback]:
-    if isinstance(callback, CallbackList):
-        for child in callback.callbacks:
-            yield from _flatten(child)
-    elif callback is not None:
-        yield callback

@@ -40,17 +40,20 @@ class TrainingFolder:
         """Let another training have the folder."""
         self._lock.release()
 
-    def make_room(self, name_prefix: str, num_timesteps: int, *, keeps_best: bool, log: Path | None) -> None:
+    def make_room(
+        self, name_prefix: str, num_timesteps: int, *, is_own: bool, has_best: bool, log: Path | None
+    ) -> None:
         """Move files that a training would overwrite, and that are not of its own past, out of its way.
 
         :param name_prefix: beginning of the names of its checkpoints
         :param num_timesteps: where it stands: at 0 all is another's; later on, what lies further on is
-        :param keeps_best: whether the best so far is its own all the same
+        :param is_own: whether it trained here before, with this algorithm: what has no record of its time is its own
+        :param has_best: whether its evaluation remembers a best, which stays if it trained here before
         :param log: a log of evaluations that it would overwrite, here or elsewhere
         :raises PublicationError: they cannot be moved
         """
-        generations = [each for each in (BEST, FINAL) if self._is_further_on(each, num_timesteps)]
-        names = [name for each in generations if each != BEST or not keeps_best for name in each.files]
+        generations = [each for each in (BEST, FINAL) if self._is_further_on(each, num_timesteps, is_own)]
+        names = [name for each in generations if each != BEST or not (is_own and has_best) for name in each.files]
         numbered = re.compile(rf"{re.escape(name_prefix)}_(?:vecnormalize_|replay_buffer_)?(\d+)_steps\.")
         for path in self._path.glob("*_steps.*"):
             match = numbered.match(path.name)
@@ -84,9 +87,11 @@ class TrainingFolder:
                 found.append(self._checkpoint(generation, record))
         return sorted(found, key=lambda checkpoint: checkpoint.num_timesteps)
 
-    def _is_further_on(self, generation: Generation, num_timesteps: int) -> bool:
+    def _is_further_on(self, generation: Generation, num_timesteps: int, is_own: bool) -> bool:
+        if num_timesteps == 0:
+            return True
         record = self._record(generation)
-        return num_timesteps == 0 or (record is not None and record.training.num_timesteps > num_timesteps)
+        return not is_own if record is None else record.training.num_timesteps > num_timesteps
 
     def _checkpoint(self, generation: Generation, record: PolicyMetadata) -> Checkpoint:
         path = self._path / f"{generation.stem}.onnx"

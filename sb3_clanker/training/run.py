@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from types import FrameType
 from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback, EventCallback
 
 
 class Training:
@@ -39,7 +39,7 @@ class Training:
     @classmethod
     def of(cls, callback: BaseCallback) -> Training:
         """The training that a callback is just being initialized for."""
-        root = _outermost(callback)
+        *_, root = _way_up(callback)
         stand_in = vars(root).get("on_training_end")
         training = stand_in.training if isinstance(stand_in, _StandIn) else None
         if training is not None and (training._knows(callback) or training.model is not callback.model):
@@ -55,6 +55,18 @@ class Training:
     def at_start(self, action: Callable[[], object]) -> None:
         """Do something when it begins: when all callbacks are content, and before the first step."""
         self._at_start.append(action)
+
+    def begin(self) -> None:
+        """Do what is to be done at the start; a second time there is nothing left.
+
+        A callback that another makes in the middle of a training calls it itself: that has begun already.
+        """
+        try:
+            while self._at_start:
+                self._at_start.pop(0)()
+        except BaseException:
+            self.end()
+            raise
 
     def at_end(self, action: Callable[[], object]) -> None:
         """Do something when it ends: the last thing first, as in an ``ExitStack``."""
@@ -74,11 +86,10 @@ class Training:
     def _start(self, tell: Callable[[], None]) -> None:
         try:
             tell()
-            for action in self._at_start:
-                action()
         except BaseException:
             self.end()
             raise
+        self.begin()
 
     def _finish(self, tell: Callable[[], None]) -> None:
         try:
@@ -115,14 +126,28 @@ class _StandIn:
         return getattr, (self._callback, self._name)  # as a bound method pickles itself
 
 
-def _outermost(callback: BaseCallback) -> BaseCallback:
-    """The callback that ``learn`` was given: the last on the way up to the algorithm that initializes it."""
-    root, frame = callback, sys._getframe().f_back
+def event_of(callback: BaseCallback) -> tuple[EventCallback | None, bool]:
+    """The event that a callback, which is just being initialized, is called at, and whether that is a new best.
+
+    Stable-Baselines3 tells a child in a list within a list nothing of its parent, and one of a new best nothing of the
+    start of training.
+    """
+    below = callback
+    for above in _way_up(callback):
+        if isinstance(above, EventCallback):
+            return above, isinstance(above, EvalCallback) and below is above.callback_on_new_best
+        below = above
+    return None, False
+
+
+def _way_up(callback: BaseCallback) -> Iterator[BaseCallback]:
+    """The callbacks from one to that which ``learn`` was given, by who calls whom; one may come more than once."""
+    yield callback
+    frame = sys._getframe().f_back
     while frame is not None and (caller := _self(frame)) is not callback.model:
         if isinstance(caller, BaseCallback):
-            root = caller
+            yield caller
         frame = frame.f_back
-    return root
 
 
 def _is_on_a_stack(model: BaseAlgorithm | None) -> bool:

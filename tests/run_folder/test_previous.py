@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from stable_baselines3 import PPO
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 
 from sb3_clanker import OnnxCheckpointCallback, load_checkpoint, validate_policy
 from sb3_clanker.errors import PublicationError
@@ -156,6 +156,45 @@ def test_the_same_callback_keeps_its_best(tmp_path: Path) -> None:
     model.learn(16, callback=callback)
     assert (tmp_path / "best_model.zip").read_bytes() == best
     assert names(tmp_path / "previous_1") == ["final_model.zip"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_same_callback_begins_anew_with_another_algorithm(tmp_path: Path) -> None:
+    callback = _evaluated(tmp_path)
+    make_model().learn(16, callback=callback)
+    before = contents(tmp_path)
+    first = callback.evaluation
+    assert first is not None
+    first.best_mean_reward = 1e9
+    make_model().learn(16, callback=callback)
+    assert contents(tmp_path / "previous_1") == before
+    assert contents(tmp_path).keys() == before.keys()
+    assert callback.best_mean_reward < 1e9
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_same_callback_begins_anew_in_another_folder(tmp_path: Path) -> None:
+    callback = _evaluated(tmp_path / "{run}")
+    model = make_model()
+    for run in ("1", "2"):
+        model.learn(16, callback=callback)
+        assert callback.evaluation is not None
+        callback.evaluation.best_mean_reward = 1e9
+        assert names(tmp_path / run) == ["best_model.zip", "final_model.zip"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_tells_nothing_of_its_time_is_not_overwritten_by_a_training_that_goes_on(tmp_path: Path) -> None:
+    env = make_env(BOX_OBSERVATION, BOX_ACTION)
+    plain = EvalCallback(env, best_model_save_path=str(tmp_path), eval_freq=10, n_eval_episodes=1, verbose=0)
+    make_model().learn(16, callback=plain)
+    before = contents(tmp_path)
+    model = PPO.load(tmp_path / "best_model.zip", env=env, device="cpu")
+    callback = _evaluated(tmp_path)
+    for _ in range(2):  # the second time, it is its own
+        model.learn(16, callback=callback, reset_num_timesteps=False)
+    assert contents(tmp_path / "previous_1") == before
+    assert names(tmp_path) == ["best_model.zip", "final_model.zip", "previous_1"]
 
 
 @pytest.mark.usefixtures("quick")

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
-from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 
 from sb3_clanker import OnnxCheckpointCallback
+from sb3_clanker.errors import PublicationError
+from sb3_clanker.training.evaluation import EvaluationLog
 from tests.worlds import BOX_ACTION, BOX_OBSERVATION, make_env, make_model
 
 
@@ -62,3 +67,75 @@ def test_a_damaged_log_is_told_and_begun_anew(content: bytes, tmp_path: Path, ca
     _learn(tmp_path, 16, reset=False)
     assert _logged(tmp_path) == [48]
     assert "evaluations.npz cannot be continued" in caplog.text
+
+
+# A log that cannot be written ---------------------------------------------------------------------------------------
+
+
+class At(BaseCallback):
+    """Does something at one step."""
+
+    def __init__(self, step: int, action: Callable[[], object]) -> None:
+        super().__init__()
+        self._step, self._action = step, action
+
+    def _on_step(self) -> bool:
+        if self.n_calls == self._step:
+            self._action()
+        return True
+
+
+def _with_log(folder: Path, on_error: Literal["warn", "raise"] = "warn") -> OnnxCheckpointCallback:
+    return OnnxCheckpointCallback(
+        folder / "run",
+        eval_env=make_env(BOX_OBSERVATION, BOX_ACTION),
+        eval_freq=8,
+        n_eval_episodes=1,
+        log_path=folder / "log",
+        on_error=on_error,
+    )
+
+
+def test_a_log_whose_folder_is_deleted_is_made_again(tmp_path: Path) -> None:
+    callback = _with_log(tmp_path)
+    make_model().learn(16, callback=[At(12, lambda: shutil.rmtree(tmp_path / "log")), callback])
+    assert _logged(tmp_path) == [8, 16]
+    assert callback.failures == []
+
+
+def test_a_log_that_cannot_be_written_ends_no_training_and_costs_no_best(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def obstruct() -> None:
+        shutil.rmtree(tmp_path / "log")
+        (tmp_path / "log").write_bytes(b"")
+
+    def clear() -> None:
+        (tmp_path / "log").unlink()
+
+    callback = _with_log(tmp_path)
+    make_model().learn(32, callback=[At(4, obstruct), At(20, clear), callback])
+    assert (tmp_path / "run" / "best_model.onnx").exists()
+    told = [message for message in caplog.messages if "Training goes on, and the next evaluation" in message]
+    assert len(told) == 2
+    assert told[0].startswith(f"{tmp_path / 'log'}: cannot be written: ")
+    assert _logged(tmp_path) == [8, 16, 24, 32]
+    caplog.clear()
+    with pytest.raises(PublicationError, match=r"log: cannot be written"):
+        make_model().learn(32, callback=[At(4, obstruct), _with_log(tmp_path, "raise")])
+
+
+def test_a_log_is_whole_or_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "evaluations.npz"
+    log = EvaluationLog(path, raises=True)
+    for numbers in ([1], [1, 2, 3], [4]):
+        np.savez(log, timesteps=numbers)
+        assert np.load(path)["timesteps"].tolist() == numbers
+    before = path.read_bytes()
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(PublicationError, match="it is a folder"):
+        np.savez(log, timesteps=[5])
+    path.rmdir()
+    path.write_bytes(before)
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]

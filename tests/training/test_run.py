@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cloudpickle  # type: ignore[import-untyped]
 import pytest
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback, EveryNTimesteps
@@ -45,6 +46,35 @@ class Do(BaseCallback):
         return True
 
 
+class MadeBy(BaseCallback):
+    """Makes another callback when training is already under way, and calls it from then on."""
+
+    def __init__(self, when: str, make: Callable[[], BaseCallback]) -> None:
+        super().__init__()
+        self._when, self._make = when, make
+        self._made: BaseCallback | None = None
+
+    def _make_when(self, when: str) -> None:
+        if self._made is None and when == self._when:
+            self._made = self._make()
+            self._made.init_callback(self.model)
+            self._made.on_training_start(self.locals, self.globals)
+
+    def _on_training_start(self) -> None:
+        self._make_when("_on_training_start")
+
+    def _on_rollout_start(self) -> None:
+        self._make_when("_on_rollout_start")
+
+    def _on_step(self) -> bool:
+        self._make_when("_on_step")
+        return self._made is None or self._made.on_step()
+
+    def _on_training_end(self) -> None:
+        if self._made is not None:
+            self._made.on_training_end()
+
+
 def _crash() -> None:
     raise RuntimeError("interrupted")
 
@@ -59,6 +89,8 @@ COMPOSITIONS: dict[str, Callable[[BaseCallback], Any]] = {
     "on new best": _on_new_best,
     "on new best, in lists": lambda callback: [_on_new_best(CallbackList([CallbackList([callback])]))],
     "every n timesteps": lambda callback: [EveryNTimesteps(10, callback)],
+    "every n timesteps, in lists": lambda callback: EveryNTimesteps(10, CallbackList([CallbackList([callback])])),
+    "made in the middle": lambda callback: MadeBy("_on_rollout_start", lambda: callback),
 }
 
 
@@ -85,6 +117,53 @@ def test_failures_of_a_child_are_summed_up_at_the_end(
     with caplog.at_level(logging.ERROR, "sb3_clanker"):
         make_model().learn(16, callback=EveryNTimesteps(10, callback))
     assert caplog.messages[-1].startswith("1 of 1 exports failed; the last was rl_model_10_steps.onnx at 10 timesteps")
+
+
+@pytest.mark.parametrize("when", ["_on_training_start", "_on_rollout_start", "_on_step"])
+def test_a_callback_that_is_made_in_the_middle_moves_files_of_before_too(when: str, tmp_path: Path) -> None:
+    for seed in range(2):
+        made = MadeBy(when, lambda: OnnxCheckpointCallback(tmp_path, save_freq=8))
+        make_model(scale=1 + seed).learn(16, callback=made)
+        if seed == 0:
+            before = contents(tmp_path)
+    assert len(before) == 3
+    assert contents(tmp_path / "previous_1") == before
+    assert contents(tmp_path).keys() == before.keys()
+
+
+@pytest.mark.parametrize("after_eval", [False, True])
+def test_a_child_in_a_list_within_a_list_writes_at_each_event(after_eval: bool, tmp_path: Path) -> None:
+    child = CallbackList([CallbackList([OnnxCheckpointCallback(tmp_path)])])
+    env = make_env(BOX_OBSERVATION, BOX_ACTION)
+    root = EvalCallback(env, callback_after_eval=child, eval_freq=10, n_eval_episodes=1, verbose=0)
+    make_model().learn(32, callback=root if after_eval else EveryNTimesteps(10, child))
+    assert names(tmp_path) == [f"rl_model_{steps}_steps.zip" for steps in (10, 20, 30)]
+
+
+def test_failures_are_summed_up_for_the_training_that_they_are_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    callback = OnnxCheckpointCallback(tmp_path)
+    model = make_model()
+    with caplog.at_level(logging.ERROR, "sb3_clanker"):
+        model.learn(16, callback=callback, reset_num_timesteps=False)
+        assert "1 of 1 exports failed" in caplog.messages[-1]
+        caplog.clear()
+        monkeypatch.setattr(callback, "_write", lambda *args: None)
+        model.learn(16, callback=callback, reset_num_timesteps=False)
+        assert caplog.messages == []
+        monkeypatch.undo()
+        monkeypatch.setattr(callback, "_write", lambda *args: _crash())
+        monkeypatch.setattr("sb3_clanker.training.callback.Exporter", NoExporter)
+        model.learn(16, callback=callback, reset_num_timesteps=False)
+    assert "1 of 1 exports failed; the last was final_model.onnx at 48" in caplog.messages[-1]
+    assert len(callback.failures) == 2
+
+
+def test_after_the_training_the_callback_can_be_pickled_again(tmp_path: Path) -> None:
+    callback = OnnxCheckpointCallback(tmp_path, save_freq=8, keep_last=1)
+    make_model().learn(16, callback=callback)
+    assert cloudpickle.loads(cloudpickle.dumps(callback)).save_path == tmp_path
 
 
 @pytest.mark.parametrize("same_model", [False, True])

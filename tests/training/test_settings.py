@@ -123,6 +123,18 @@ def test_many_short_trainings_reach_it_together(tmp_path: Path) -> None:
     assert [failure.name for failure in callback.failures] == ["rl_model_20_steps"]
 
 
+def test_what_goes_on_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    callback = OnnxCheckpointCallback(tmp_path, eval_env=_env(), save_freq=40, save_final=False)
+    model = make_model()
+    with caplog.at_level(logging.WARNING, "sb3_clanker"):
+        for _ in range(4):
+            model.learn(16, callback=callback, reset_num_timesteps=False)
+    assert [message.partition(" is")[0] for message in caplog.messages if "beyond" in message] == [
+        "save_freq=40",
+        "eval_freq=10000",
+    ]
+
+
 # Names --------------------------------------------------------------------------------------------------------------
 
 
