@@ -12,11 +12,11 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from benchmarks import models
 from benchmarks.harness import Row, ratio_row, report, side_by_side, time_row
-from sb3_clanker.artifact import Publication
-from sb3_clanker.baked import is_standard
-from sb3_clanker.exporter import Exporter
+from sb3_clanker.export.exporter import Exporter
 from sb3_clanker.options import ExportOptions
-from sb3_clanker.statistics import resolve_normalization
+from sb3_clanker.run_folder.publication import Publication
+from sb3_clanker.sb3.normalization import resolve_normalization
+from sb3_clanker.sb3.standard import is_standard
 
 REPEATS = 25
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from benchmarks import models
 from benchmarks.harness import Row, report
-from sb3_clanker.artifact import Publication
-from sb3_clanker.exporter import Exporter
+from sb3_clanker.export.exporter import Exporter
 from sb3_clanker.options import ExportOptions
-from sb3_clanker.statistics import resolve_normalization
+from sb3_clanker.run_folder.publication import Publication
+from sb3_clanker.sb3.normalization import resolve_normalization
 
 N_WARM_UP, N_EXPORTS = 50, 500
 LARGEST_GROWTH_MIB = 4.0

@@ -10,16 +10,16 @@ import importlib
 from typing import TYPE_CHECKING
 
 from sb3_clanker.errors import ClankerError, ClankerWarning, UnknownNormalizationWarning, ValidationError
-from sb3_clanker.metadata import PolicyMetadata, read_metadata
-from sb3_clanker.policy import OnnxPolicy
-from sb3_clanker.targets import TargetReport, check_target
+from sb3_clanker.policy_file.record import PolicyMetadata, read_metadata
+from sb3_clanker.runtime.policy import OnnxPolicy
+from sb3_clanker.targets.check import TargetReport, check_target
 
 if TYPE_CHECKING:
-    from sb3_clanker.callback import OnnxCheckpointCallback
-    from sb3_clanker.checkpoint import load_checkpoint
-    from sb3_clanker.export import ExportReport, export_policy, validate_policy
+    from sb3_clanker.export.calls import ExportReport, export_policy, validate_policy
     from sb3_clanker.options import ExportOptions
     from sb3_clanker.report import ValidationReport
+    from sb3_clanker.training.callback import OnnxCheckpointCallback
+    from sb3_clanker.training.resume import load_checkpoint
 
 __version__ = "0.1.0"
 
@@ -44,12 +44,12 @@ __all__ = [
 
 _TRAINING_SIDE = {
     "ExportOptions": "options",
-    "ExportReport": "export",
-    "OnnxCheckpointCallback": "callback",
+    "ExportReport": "export.calls",
+    "OnnxCheckpointCallback": "training.callback",
     "ValidationReport": "report",
-    "export_policy": "export",
-    "load_checkpoint": "checkpoint",
-    "validate_policy": "export",
+    "export_policy": "export.calls",
+    "load_checkpoint": "training.resume",
+    "validate_policy": "export.calls",
 }
 
 

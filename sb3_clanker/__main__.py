@@ -2,6 +2,6 @@
 
 import sys
 
-from sb3_clanker.cli import main
+from sb3_clanker.cli.main import main
 
 sys.exit(main())

@@ -8,8 +8,9 @@ from difflib import get_close_matches
 from typing import Any, Literal, TypeAlias, get_args
 
 from sb3_clanker.errors import OptionError, UnsupportedOpsetError
-from sb3_clanker.metadata import check_entries
-from sb3_clanker.targets import TargetName, known_target
+from sb3_clanker.policy_file.record import check_entries
+from sb3_clanker.targets.check import known_target
+from sb3_clanker.targets.target import TargetName
 
 SUPPORTED_OPSETS = range(17, 24)
 

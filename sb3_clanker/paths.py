@@ -11,6 +11,11 @@ from sb3_clanker.errors import OptionError, RemotePathError
 _URL = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)  # pathlib makes s3:/ of s3://; one letter is a Windows drive
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is such a file: no error for a name that no file can have, as ``Path.is_file`` gives."""
+    return os.path.isfile(path)  # noqa: PTH113
+
+
 def local_path(path: object, option: str = "path") -> Path:
     """A path as the caller gave it, refused before anything is made that is called like a URL.
 

@@ -9,8 +9,8 @@ from typing import Any
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_clanker import OnnxCheckpointCallback, read_metadata
-from sb3_clanker.container import split_container
-from sb3_clanker.metadata import PairedFile, stamp
+from sb3_clanker.policy_file.container import split_container
+from sb3_clanker.policy_file.record import PairedFile, stamp
 from tests.worlds import make_model
 
 LOCK = ".sb3_clanker-lock"

@@ -15,10 +15,10 @@ from gymnasium import spaces
 from stable_baselines3 import PPO
 
 from sb3_clanker import ExportOptions, OnnxPolicy, export_policy, read_metadata
-from sb3_clanker.cli import main
-from sb3_clanker.container import split_container
-from sb3_clanker.json_schema import document_schema
-from sb3_clanker.targets import TARGETS
+from sb3_clanker.cli.main import main
+from sb3_clanker.policy_file.container import split_container
+from sb3_clanker.policy_file.json_schema import document_schema
+from sb3_clanker.targets.check import TARGETS
 from tests.support import OBSERVATIONS
 from tests.worlds import BOX_ACTION, BOX_OBSERVATION, SpacesEnv, make_model
 

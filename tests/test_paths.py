@@ -17,11 +17,11 @@ from sb3_clanker import (
     read_metadata,
     validate_policy,
 )
-from sb3_clanker.cli import main
+from sb3_clanker.cli.main import main
 from sb3_clanker.errors import MissingFileError, OptionError, PublicationError, RemotePathError
-from sb3_clanker.loading import load_algorithm
 from sb3_clanker.paths import local_path
-from sb3_clanker.vectors import read_vectors
+from sb3_clanker.policy_file.vectors import read_vectors
+from sb3_clanker.sb3.algorithms import load_algorithm
 from tests.worlds import make_model
 
 _CALLS: dict[str, Callable[[Any], object]] = {
@@ -90,8 +90,8 @@ def test_a_name_that_no_file_can_have_is_told(tmp_path: Path) -> None:
     for path in ("a\0b", "a\0b/policy"):
         with pytest.raises(PublicationError, match="cannot be written"):
             export_policy(make_model(), tmp_path / path)
-        with pytest.raises(PublicationError, match="cannot be written: embedded null byte"):
-            make_model().learn(16, callback=OnnxCheckpointCallback(tmp_path / path))
+        with pytest.raises(OptionError, match="expected a path that a folder can have"):
+            OnnxCheckpointCallback(tmp_path / path)
         with pytest.raises(MissingFileError, match="there is no such policy file"):
             read_metadata(tmp_path / path)
     assert list(tmp_path.glob("*")) == []

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sb3_clanker import __all__ as public_names
-from sb3_clanker.cli import main
+from sb3_clanker.cli.main import main
 from tests.support import support_table
 
 README = (Path(__file__).parents[1] / "README.md").read_text()

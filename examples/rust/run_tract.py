@@ -13,7 +13,7 @@ import numpy as np
 import tract  # type: ignore[import-untyped]
 
 from sb3_clanker import ClankerError, read_metadata
-from sb3_clanker.vectors import TestVectors, read_vectors
+from sb3_clanker.policy_file.vectors import TestVectors, read_vectors
 
 
 def load(path: Path, batch: int | None = None) -> Any:

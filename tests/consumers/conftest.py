@@ -16,7 +16,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_clanker import ExportOptions, OnnxCheckpointCallback
-from sb3_clanker.targets import TargetName
+from sb3_clanker.targets.target import TargetName
 from tests.worlds import BOX_OBSERVATION, make_model
 
 IMAGE = spaces.Box(0, 255, (36, 36, 3), np.uint8)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from onnx.reference import ReferenceEvaluator
 
-from sb3_clanker.vectors import read_vectors
+from sb3_clanker.policy_file.vectors import read_vectors
 from tests.consumers.conftest import KINDS
 
 

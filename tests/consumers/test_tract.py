@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from sb3_clanker import ExportOptions, export_policy
-from sb3_clanker.vectors import TestVectors, read_vectors
+from sb3_clanker.policy_file.vectors import TestVectors, read_vectors
 from tests.consumers.conftest import KINDS
 from tests.consumers.tools import require_module
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -26,9 +27,9 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from sb3_clanker import ClankerError, ExportOptions, OnnxCheckpointCallback, OnnxPolicy, export_policy
 from sb3_clanker.errors import GraphError, UnsupportedPolicyError, ValidationError
-from sb3_clanker.export import ExportReport
-from sb3_clanker.exporter import Exporter
-from sb3_clanker.statistics import Normalization, load_statistics
+from sb3_clanker.export.calls import ExportReport
+from sb3_clanker.export.exporter import Exporter
+from sb3_clanker.sb3.normalization import Normalization, load_statistics
 from tests.worlds import (
     BOX_ACTION,
     BOX_OBSERVATION,
@@ -315,6 +316,52 @@ def test_a_policy_with_its_own_predict_is_refused(algorithm: Any, policy: Any, t
     assert isinstance(raised.value, ClankerError)
     assert isinstance(raised.value, TypeError)
     assert not list(tmp_path.iterdir())
+
+
+class _OwnObservation(ActorCriticPolicy):
+    def obs_to_tensor(self, observation: Any) -> Any:
+        return super().obs_to_tensor(np.where(np.abs(observation - 0.5) < 1e-3, np.float32(0), observation))
+
+
+class _OwnUnscaling(ActorCriticPolicy):
+    def unscale_action(self, scaled_action: Any) -> Any:
+        return super().unscale_action(np.where(np.abs(scaled_action - 0.5) < 1e-3, 0, scaled_action))
+
+
+class _ShieldedPPO(PPO):
+    """Takes no action in some few places, of which the proof need not see any."""
+
+    def predict(self, observation: Any, *args: Any, **kwargs: Any) -> Any:
+        action, state = super().predict(observation, *args, **kwargs)
+        risky = np.abs(np.asarray(observation)[..., :1] - 0.5) < 1e-3
+        return np.where(risky, np.float32(0), action), state
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "named"),
+    [
+        ({"policy": _OwnObservation}, r"_OwnObservation: it overrides obs_to_tensor\(\)"),
+        ({"policy": _OwnUnscaling}, r"_OwnUnscaling: it overrides unscale_action\(\)"),
+        ({"algorithm": _ShieldedPPO}, r"_ShieldedPPO: it overrides predict\(\)"),
+    ],
+)
+def test_what_predict_does_around_the_policy_is_refused_where_it_is_changed(
+    kwargs: Any, named: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UnsupportedPolicyError, match=named):
+        export_policy(make_model(**kwargs), tmp_path / "policy")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("owner", ["model", "policy"])
+def test_what_is_changed_after_the_first_export_is_refused_too(owner: str) -> None:
+    model: Any = make_model(policy_kwargs={"features_extractor_class": _Normalizing})
+    exporter = Exporter(model, Normalization(vec_normalize=None), ExportOptions())
+    exporter.export()
+    changed = model if owner == "model" else model.policy
+    changed.predict = functools.partial(type(changed).predict, changed)
+    with pytest.raises(UnsupportedPolicyError, match=r"it overrides predict\(\)"):
+        exporter.export()
 
 
 class _BranchingPolicy(ActorCriticPolicy):

@@ -16,8 +16,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_clanker import export_policy
-from sb3_clanker.container import split_container
-from sb3_clanker.metadata import RECORD_KEY
+from sb3_clanker.policy_file.container import split_container
+from sb3_clanker.policy_file.record import RECORD_KEY
 from tests.worlds import make_env, make_model
 
 WORLDS: dict[str, tuple[type[BaseAlgorithm], dict[str, Any]]] = {

@@ -25,9 +25,10 @@ from sb3_clanker import (
     load_checkpoint,
     read_metadata,
 )
-from sb3_clanker.exporter import Exporter
-from sb3_clanker.generation import require_matched
-from sb3_clanker.vectors import check_vectors, read_vectors
+from sb3_clanker.export.exporter import Exporter
+from sb3_clanker.policy_file.vectors import read_vectors
+from sb3_clanker.run_folder.identity import require_matched
+from sb3_clanker.runtime.check_vectors import check_vectors
 from tests.generations import checkpoint_files, contents, names
 from tests.worlds import BOX_ACTION, BOX_OBSERVATION, SpacesEnv, make_env, make_model
 

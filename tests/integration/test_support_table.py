@@ -24,7 +24,7 @@ from stable_baselines3.common.vec_env import (
 )
 
 from sb3_clanker import OnnxCheckpointCallback, OnnxPolicy
-from sb3_clanker.statistics import load_statistics
+from sb3_clanker.sb3.normalization import load_statistics
 from tests.support import ACTIONS, CASES, OBSERVATIONS, Case
 from tests.worlds import SpacesEnv, draw, make_model
 

@@ -28,9 +28,9 @@ from stable_baselines3.common.vec_env import (
 )
 
 from sb3_clanker import ExportOptions, OnnxCheckpointCallback, OnnxPolicy
-from sb3_clanker.environment import vec_chain
 from sb3_clanker.errors import UnsupportedWrapperError
-from sb3_clanker.metadata import PolicyMetadata
+from sb3_clanker.policy_file.record import PolicyMetadata
+from sb3_clanker.sb3.wrappers import vec_chain
 from tests import wrappers
 from tests.worlds import BOX_ACTION, UNBOUNDED_OBSERVATION, SpacesEnv, make_model
 

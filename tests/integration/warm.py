@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch as th
 
 from sb3_clanker import ExportOptions
-from sb3_clanker.exporter import Exporter
-from sb3_clanker.statistics import Normalization
+from sb3_clanker.export.exporter import Exporter
+from sb3_clanker.sb3.normalization import Normalization
 from tests.worlds import make_model
 
 th.set_num_threads(1)

@@ -1,0 +1,1 @@
+"""``predict`` as one torch module."""

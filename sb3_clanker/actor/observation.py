@@ -1,0 +1,248 @@
+"""From the inputs of a file to what Stable-Baselines3's ``obs_to_tensor`` hands to a policy.
+
+One input for each leaf of the observation space. uint8 for images, unless floats from 0 to 1 are asked for; float32 for
+everything else.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import is_image_space
+from torch import nn
+
+from sb3_clanker.actor.normalize import Normalize
+from sb3_clanker.errors import NormalizationError, PrecisionError, PrecisionWarning
+from sb3_clanker.policy_file.tensors import BATCH, LARGEST_BYTE, Layout, TensorSpec
+from sb3_clanker.sb3.statistics import Statistics
+from sb3_clanker.targets.clankers import IMAGE
+
+OBSERVATION = "obs"
+RESERVED_NAMES = (
+    *(OBSERVATION, "action", "action_masks", "h_in", "c_in", "h_out", "c_out", "episode_start"),
+    *("action_mean", "action_std", "action_logits", "value", "q_values"),
+    *("action_low", "action_high", "action_range"),
+)
+"""What the other inputs, the outputs, and the weights without a dot in their name are called."""
+
+_WORTH_A_WARNING = 1e-3
+"""Rounding, in standard deviations, that moves actions by 1 % of their range at most, and few choices."""
+_WRONG = 1e-2
+"""Rounding that moves 1 in 6 actions by more than 1 % of their range, some by 10 %, and 1 in 250 discrete choices."""
+
+_PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+class ObservationInput(nn.Module):
+    """One leaf of the observation space: from an input tensor to what the policy gets.
+
+    :param key: its key in a Dict space, or None
+    :param name: name of the input
+    :param space: space of the leaf, as the policy has it
+    :param statistics: what VecNormalize knows of it, or None
+    :param channels_last: whether an image is passed as height, width, channels
+    :param unit_images: whether an image is passed as float32 from 0 to 1, each byte divided by 255
+    :ivar spec: what the input is
+    """
+
+    def __init__(
+        self,
+        key: str | None,
+        name: str,
+        space: spaces.Space[Any],
+        statistics: Statistics | None,
+        channels_last: bool,
+        unit_images: bool = False,
+    ) -> None:
+        super().__init__()
+        self._space = space
+        self._transposes = channels_last and (is_image_space(space) or _is_float_image(space))
+        self.normalize = None if statistics is None else Normalize(statistics)
+        self.spec = _spec(key, name, space, self._transposes, unit_images)
+
+    def forward(self, tensor: th.Tensor) -> th.Tensor:
+        """What ``obs_to_tensor`` makes of raw observations, normalized."""
+        if self.spec.divisor is not None:  # the bytes that training saw, truncated as where it was trained
+            tensor = (tensor.clamp(0.0, 1.0) * self.spec.divisor).floor().to(th.uint8)
+        if self._transposes:
+            tensor = tensor.permute(0, 3, 1, 2)
+        if self.normalize is not None:
+            return self.normalize(tensor)  # type: ignore[no-any-return]
+        if isinstance(self._space, spaces.Discrete):
+            return tensor.reshape(-1).to(th.int64)
+        if isinstance(self._space, spaces.MultiDiscrete):
+            return tensor.to(th.int64)
+        return tensor
+
+
+def observation_inputs(
+    space: spaces.Space[Any],
+    statistics: Mapping[str | None, Statistics],
+    channels_last: bool,
+    unit_images: bool = False,
+) -> list[ObservationInput]:
+    """One input for each leaf of an observation space.
+
+    :param space: the policy's observation space
+    :param statistics: what VecNormalize knows, by key or under None
+    :param channels_last: whether images are passed as height, width, channels
+    :param unit_images: whether images are passed as float32 from 0 to 1, in place of uint8; one alone is ``image`` then
+    :raises NormalizationError: the statistics do not fit the space
+    """
+    leaves = leaf_spaces(space)
+    _check_statistics(statistics, leaves)
+    names = _input_names(leaves)
+    if unit_images and is_image_space(space):
+        names[None] = IMAGE
+    return [
+        ObservationInput(key, names[key], leaf, statistics.get(key), channels_last, unit_images)
+        for key, leaf in leaves.items()
+    ]
+
+
+def check_precision(space: spaces.Space[Any], statistics: Mapping[str | None, Statistics]) -> None:
+    """Warn of observations that lie so far from zero, for how little they vary, that float32 hardly tells them apart.
+
+    Only normalization can notice: without it, a policy itself gets float32.
+
+    :raises PrecisionError: actions would be wrong
+    """
+    for key, leaf in leaf_spaces(space).items():
+        of_key = statistics.get(key)
+        if of_key is None:
+            continue
+        dtype = np.dtype(leaf.dtype if of_key.latest is None else of_key.latest.dtype)
+        if np.can_cast(dtype, np.float32):
+            continue
+        lost, really_lost = _lost(of_key, np.issubdtype(dtype, np.integer))
+        if really_lost > _WRONG:
+            raise PrecisionError(key, really_lost)
+        if lost > _WORTH_A_WARNING:
+            where = "The observation" if key is None else f"The observation key {key!r}"
+            warnings.warn(
+                f"{where} is {dtype} and lies so far from zero that float32, the type of the file's input, rounds "
+                f"it by {lost:.1g} of its standard deviation. Subtract a constant in the environment.",
+                PrecisionWarning,
+                stacklevel=7,
+            )
+
+
+def _lost(statistics: Statistics, whole: bool) -> tuple[float, float]:
+    """By how much float32 rounds observations around their mean, at most, in standard deviations.
+
+    :param whole: whether they are whole numbers, of which float32 holds those below 2**24
+    :return: of all dimensions, and of those that it was seen to round: it may hold a constant exactly
+    """
+    reach = np.abs(statistics.mean) + statistics.deviation
+    spacing = np.spacing(reach.astype(np.float32)).astype(np.float64)
+    lost = np.where(spacing > (1.0 if whole else 0.0), spacing / 2 / statistics.deviation, 0.0)
+    really_lost, latest = lost, statistics.latest
+    if latest is not None:
+        off = np.abs(latest.astype(np.float64) - latest.astype(np.float32)) / statistics.deviation
+        really_lost = np.where((off > _WORTH_A_WARNING).any(axis=0), lost, 0.0)
+    return float(lost.max(initial=0.0)), float(really_lost.max(initial=0.0))
+
+
+def leaf_spaces(space: spaces.Space[Any]) -> dict[str | None, spaces.Space[Any]]:
+    """The leaves of an observation space by key, in the space's own order; a space without keys is under None."""
+    if isinstance(space, spaces.Dict):
+        return dict(space.spaces.items())
+    return {None: space}
+
+
+def _input_names(keys: Iterable[str | None]) -> dict[str | None, str]:
+    """A name for each key: the key itself, unless it is taken or not fit for a name in every consumer's language."""
+    names: dict[str | None, str] = {}
+    keys = list(keys)
+    taken = {key for key in keys if key is not None and _is_plain(key)}
+    for key in keys:
+        if key is None:
+            names[key] = OBSERVATION
+        elif _is_plain(key):
+            names[key] = key
+        else:
+            stem = name = "obs_" + re.sub(r"[^A-Za-z0-9_]", "_", key)
+            count = 1
+            while name in taken:
+                count += 1
+                name = f"{stem}_{count}"
+            taken.add(name)
+            names[key] = name
+    return names
+
+
+def _is_plain(key: str) -> bool:
+    return bool(_PLAIN_NAME.fullmatch(key)) and key not in RESERVED_NAMES
+
+
+def is_normalized_image(space: spaces.Space[Any], statistics: Statistics | None) -> bool:
+    """Whether a space stands for images of bytes that VecNormalize normalizes: it gives them bounds of its own."""
+    return (
+        statistics is not None
+        and isinstance(space, spaces.Box)
+        and len(space.shape) == 3
+        and bool((space.low == -statistics.clip_obs).all() and (space.high == statistics.clip_obs).all())
+    )
+
+
+def _is_float_image(space: spaces.Space[Any]) -> bool:
+    """Whether a Box looks like an image of floats with its channels first, as VecNormalize makes them."""
+    return (
+        isinstance(space, spaces.Box)
+        and len(space.shape) == 3
+        and np.issubdtype(space.dtype, np.floating)
+        and int(np.argmin(space.shape)) == 0
+    )
+
+
+def _spec(key: str | None, name: str, space: spaces.Space[Any], transposes: bool, unit_images: bool) -> TensorSpec:
+    shape: tuple[int, ...] = space.shape or ()
+    layout: Layout | None = None
+    takes_unit = unit_images and is_image_space(space)
+    meaning = "raw observation"
+    if isinstance(space, spaces.Discrete):
+        shape, meaning = (1,), f"index of the category, a whole number from 0 to {space.n - 1}"
+    elif isinstance(space, spaces.MultiDiscrete):
+        meaning = "index of each category, whole numbers"
+    elif isinstance(space, spaces.MultiBinary):
+        meaning = "0 or 1 for each element"
+    elif transposes or is_image_space(space):
+        layout = "channels_last" if transposes else "channels_first"
+        shape = (*shape[1:], shape[0]) if transposes else shape
+        meaning = "raw image, 0 to 255" if is_image_space(space) else "raw image"
+        meaning = "image from 0 to 1: each byte divided by 255" if takes_unit else meaning
+    return TensorSpec(
+        name=name,
+        dtype="uint8" if is_image_space(space) and not takes_unit else "float32",
+        shape=(BATCH, *shape),
+        role="observation",
+        key=key,
+        layout=layout,
+        divisor=LARGEST_BYTE if takes_unit else None,
+        meaning=meaning,
+    )
+
+
+def _check_statistics(
+    statistics: Mapping[str | None, Statistics], leaves: Mapping[str | None, spaces.Space[Any]]
+) -> None:
+    for key, of_key in statistics.items():
+        where = "the observation" if key is None else f"the observation key {key!r}"
+        if key not in leaves:
+            raise NormalizationError(
+                f"The VecNormalize statistics are for {where}, which the policy does not have: it observes "
+                f"{'one array' if None in leaves else sorted(map(str, leaves))}. Pass the statistics that were saved "
+                "with this policy."
+            )
+        expected = leaves[key].shape
+        if of_key.mean.shape != expected:
+            raise NormalizationError(
+                f"The VecNormalize statistics for {where} have the shape {of_key.mean.shape}, and the policy observes "
+                f"{expected}. Pass the statistics that were saved with this policy."
+            )

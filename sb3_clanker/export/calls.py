@@ -1,0 +1,223 @@
+"""One call: an algorithm and options in, a proven file and its report out; or the proof of a file again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+from sb3_clanker.errors import ClankerError, PublicationError, UnsupportedPolicyError
+from sb3_clanker.export.exporter import Exporter
+from sb3_clanker.options import ExportOptions, FurtherOutput, OptionsSource, as_options
+from sb3_clanker.paths import local_path
+from sb3_clanker.policy_file.record import (
+    PolicyMetadata,
+    parse,
+    read_file,
+)
+from sb3_clanker.proof.stages import prove
+from sb3_clanker.proof.subject import Subject, check_algorithm
+from sb3_clanker.report import ValidationReport
+from sb3_clanker.run_folder.publication import Publication, ensure_folder, pair_with_zip, vectors_path
+from sb3_clanker.sb3.algorithms import holds_policy_of
+from sb3_clanker.sb3.compiled import uncompiled
+from sb3_clanker.sb3.normalization import Normalization, NormalizationSource, resolve_normalization
+from sb3_clanker.writers.onnx import FilledGraph
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportReport:
+    """What an export did.
+
+    :ivar path: the file
+    :ivar size: its size in bytes
+    :ivar seconds: duration of each stage: ``trace`` (about 0 where an earlier one served), ``fill``, ``validate`` and
+        ``write``
+    :ivar validation: what the proof measured
+    :ivar metadata: what the file says of itself
+    """
+
+    path: Path
+    size: int
+    seconds: dict[str, float]
+    validation: ValidationReport
+    metadata: PolicyMetadata
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportFailure:
+    """An export that failed during training.
+
+    :ivar name: name of the file that was to be written
+    :ivar num_timesteps: when
+    :ivar error: what happened
+    :ivar unmatched: names of files that were written all the same, and that the policy file there does not belong to
+    """
+
+    name: str
+    num_timesteps: int
+    error: Exception
+    unmatched: tuple[str, ...] = ()
+
+
+def export_policy(
+    model: BaseAlgorithm,
+    path: str | Path,
+    *,
+    vec_normalize: NormalizationSource = "auto",
+    options: OptionsSource = ExportOptions(),
+) -> ExportReport:
+    """Write the policy of an algorithm as one proven ``.onnx`` file.
+
+    :param model: a Stable-Baselines3 or sb3-contrib algorithm, in any state of its training; it is left as it is. It
+        must not train in another thread meanwhile
+    :param path: where to; ``.onnx`` is added where it is missing, folders are made
+    :param vec_normalize: the normalization that the policy was trained with: ``"auto"`` is the one the model trains
+        with, or for a loaded model the statistics that are those of its ``.zip`` by name or by the record of the
+        ``.onnx`` beside it, where that ``.zip`` lies beside ``path`` and has its name; or a ``VecNormalize``, the path
+        of saved statistics, or None for certainly none
+    :param options: see :class:`ExportOptions`; also as a mapping
+    :return: what was done and measured
+    :raises UnsupportedPolicyError: not an algorithm, or a policy that cannot be exported or whose own code fails
+    :raises OptionError: an option cannot be used, ``path`` is no path, or ``vec_normalize`` none of what it may be
+    :raises RemotePathError: ``path`` is a URL
+    :raises UnsupportedSpaceError: a space has no place in the file format
+    :raises NormalizationError: the statistics are of another policy, or not there
+    :raises UnmatchedFilesError: the ``.zip`` and the statistics beside it are not of the same instant
+    :raises UnsupportedWrapperError: a wrapper changes observations between VecNormalize and the policy
+    :raises PrecisionError: float32 cannot tell observations apart
+    :raises UnsupportedOpsetError: an operator does not exist in the opset that was asked for
+    :raises GraphError: the policy cannot be traced
+    :raises ValidationError: the file does not do what the policy does; nothing was written
+    :raises PublicationError: the file cannot be written
+
+    >>> report = export_policy(model, "cartpole.onnx")  # doctest: +SKIP
+    >>> report.validation.cross_check.max_difference  # doctest: +SKIP
+    0.0
+    """
+    check_algorithm(model)
+    options, path = as_options(options), onnx_path(path)
+    with typed_errors(model):
+        zip_path = _own_zip(path, model)
+        normalization = resolve_normalization(model, vec_normalize, zip_path)
+        return write_policy(model, path, normalization, zip_path, options)
+
+
+def validate_policy(
+    path: str | Path,
+    model: BaseAlgorithm,
+    *,
+    vec_normalize: NormalizationSource = "auto",
+    options: OptionsSource = ExportOptions(),
+) -> ValidationReport:
+    """Prove again that a file does what a policy does.
+
+    :param path: an ``.onnx`` file of this package
+    :param model: the algorithm that it is held against
+    :param vec_normalize: as in :func:`export_policy`
+    :param options: tolerances and number of observations
+    :return: the report of a proof that passed
+    :raises ValidationError: a stage failed; the error carries the report
+    :raises PolicyFileError: the file is damaged or not one of this package
+    """
+    check_algorithm(model)
+    options, path = as_options(options), local_path(path)
+    data = read_file(path)
+    metadata = parse(data, path)
+    with typed_errors(model):
+        normalization = resolve_normalization(model, vec_normalize, _own_zip(path, model))
+        return check_policy(data, metadata, model, normalization, options)
+
+
+@contextmanager
+def typed_errors(model: BaseAlgorithm) -> Iterator[None]:
+    """Turn whatever a policy's own code raises while it is exported into an error of this package.
+
+    :raises UnsupportedPolicyError: it raised something
+    """
+    try:
+        yield
+    except (ClankerError, MemoryError, Warning):  # a warning is an error only where the caller made it one
+        raise
+    except Exception as error:
+        raise UnsupportedPolicyError(
+            type(uncompiled(model.policy)).__qualname__,
+            f"{type(error).__name__}: {error}",
+            "See whether model.predict() works on a raw observation; if it does, this is a mistake of sb3_clanker.",
+        ) from error
+
+
+def check_policy(
+    data: bytes, metadata: PolicyMetadata, model: BaseAlgorithm, normalization: Normalization, options: ExportOptions
+) -> ValidationReport:
+    """Prove the bytes of a file against an algorithm; errors as in :func:`validate_policy`."""
+    subject = Subject(model, normalization, replace(options, further_outputs=_told(metadata)))
+    with subject.untouched():
+        reference, probes = subject.reference(subject.actor()), subject.probes(in_full=True)
+        return prove(FilledGraph.of_file(data), metadata, reference, probes, options, in_full=True)
+
+
+def _told(metadata: PolicyMetadata) -> tuple[FurtherOutput, ...]:
+    """What a file tells beside the action."""
+    told = {spec.name for spec in metadata.outputs if spec.role == "further"}
+    names: dict[FurtherOutput, set[str]] = {
+        "distribution": {"action_mean", "action_logits"},
+        "value": {"value"},
+        "q_values": {"q_values"},
+    }
+    return tuple(name for name, outputs in names.items() if told & outputs)
+
+
+def write_policy(
+    model: BaseAlgorithm, path: Path, normalization: Normalization, zip_path: Path | None, options: ExportOptions
+) -> ExportReport:
+    """Export to a file whose normalization and ``.zip`` are known; errors as in :func:`export_policy`."""
+    ensure_folder(path.parent)
+    proven = Exporter(model, normalization, options).export(
+        algorithm_file=pair_with_zip(zip_path) if zip_path else None, statistics_file=normalization.file
+    )
+    start = time.perf_counter()
+    with Publication(path.parent, durable=True) as publication:
+        publication.stage(path.name, proven.write)
+        if (vectors := proven.vectors) is not None:
+            publication.stage(vectors_path(path).name, lambda file: file.write(vectors))
+        publication.commit()
+    return ExportReport(
+        path=path,
+        size=proven.size,
+        seconds={**proven.seconds, "write": time.perf_counter() - start},
+        validation=proven.validation,
+        metadata=proven.metadata,
+    )
+
+
+def onnx_path(path: str | Path) -> Path:
+    """Where a file will be written: ``path``, with ``.onnx`` added where it is missing.
+
+    :raises OptionError: it is no path
+    :raises RemotePathError: it is a URL
+    :raises PublicationError: there is a folder of that name
+    """
+    path = local_path(path)
+    if path.name in ("", ".."):
+        raise PublicationError(path, "it is a folder")
+    if "\0" in path.name:
+        raise PublicationError(path, "no file can have this name")
+    path = path if path.suffix == ".onnx" else path.with_name(f"{path.name}.onnx")
+    try:
+        in_the_way = path.is_dir()
+    except OSError as error:  # a name that no file can have
+        raise PublicationError(path, str(error)) from error
+    if in_the_way:
+        raise PublicationError(path, "it is a folder")
+    return path
+
+
+def _own_zip(path: Path, model: BaseAlgorithm) -> Path | None:
+    """The ``.zip`` beside a policy file, if it holds this very model."""
+    zip_path = path.with_suffix(".zip")
+    return zip_path if holds_policy_of(zip_path, model) else None

@@ -1,0 +1,1 @@
+"""What a policy file says: its bytes and its record."""

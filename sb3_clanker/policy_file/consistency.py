@@ -1,0 +1,177 @@
+"""Whether a record contradicts itself: spaces, inputs and outputs that do not fit each other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from sb3_clanker.policy_file.tensors import (
+    BATCH,
+    LARGEST_BYTE,
+    BoxSpace,
+    DictSpace,
+    DiscreteSpace,
+    LeafSpace,
+    MultiBinarySpace,
+    MultiDiscreteSpace,
+    ObservationSpace,
+    Sampling,
+    TensorSpec,
+    action_dim,
+)
+
+_LARGEST = 1 << 26
+"""Elements of one observation or state: far beyond any real one, and small enough to be allocated without harm."""
+_LARGEST_ACTION = 1 << 20
+"""Elements of one action: a file holds a text with a number for each, which is made anew to check it."""
+_MAX_RANK = 31
+"""Dimensions of one observation or action: with the batch, the most that numpy has."""
+_END_OF_INT64 = 1 << 63
+_NUMBERS = {"bool", "float16", "float32", "float64"} | {
+    f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)
+}
+
+
+def contradictions(
+    observation_space: ObservationSpace,
+    action_space: LeafSpace,
+    inputs: tuple[TensorSpec, ...],
+    outputs: tuple[TensorSpec, ...],
+    predict_dtype: str,
+    recurrent: bool = False,
+    sampling: Sampling | None = None,
+) -> list[str]:
+    """One line for every contradiction, beginning with the field's path; empty for a sound record."""
+    spaces = {"observation_space": observation_space, "action_space": action_space}
+    problems = [f"{path}: {problem}" for path, space in spaces.items() for problem in _in_space(space)]
+    if not problems and action_dim(action_space) > _LARGEST_ACTION:
+        problems.append(f"action_space: an action of {action_dim(action_space):,} elements is none")
+    if not _is_number(predict_dtype):
+        problems.append(f"predict_dtype: expected the name of a type of numbers, got {predict_dtype!r}")
+    if not problems:
+        problems += [f"inputs: {problem}" for problem in _in_inputs(observation_space, inputs)]
+        problems += [f"inputs: {problem}" for problem in _in_unused(inputs)]
+        problems += [f"outputs: {problem}" for problem in _in_outputs(action_space, outputs)]
+        if not problems and not (_carry_state(inputs, outputs) if recurrent else _carry_no_state(inputs)):
+            problems.append(f"recurrent: it is {recurrent}, which does not fit the inputs and outputs")
+        if sampling is not None and not _can_sample(sampling, action_space, outputs):
+            problems.append(f"sampling: {sampling!r} does not fit the action space and the outputs")
+    return problems
+
+
+def _carry_state(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> bool:
+    """Whether a state goes in beside the observation, and out beside the action."""
+    further = [(spec.name, spec.role, spec.dtype, spec.shape) for spec in inputs if spec.role != "observation"]
+    next_state = [(spec.name, spec.role, spec.dtype, spec.shape) for spec in outputs[1:3]]
+    shape = further[0][3] if further else ()
+    if len(shape) != 3 or shape[1] != BATCH or not _is_allocatable((shape[0], shape[2])):
+        return False
+    h_in, c_in, h_out, c_out = (
+        (f"{letter}_{suffix}", role, "float32", shape)
+        for suffix in ("in", "out")
+        for letter, role in (("h", "hidden_state"), ("c", "cell_state"))
+    )
+    episode_start = ("episode_start", "episode_start", "float32", (BATCH,))
+    return further == [h_in, c_in, episode_start] and next_state == [h_out, c_out]
+
+
+def _carry_no_state(inputs: tuple[TensorSpec, ...]) -> bool:
+    """Whether nothing goes in beside the observation but masks."""
+    further = [spec for spec in inputs if spec.role not in ("observation", "unused")]
+    return not further or (
+        [(spec.name, spec.role, spec.dtype) for spec in further] == [("action_masks", "action_masks", "bool")]
+        and further[0].shape[:1] == (BATCH,)
+        and len(further[0].shape) == 2
+        and _is_allocatable(further[0].shape[1:])
+    )
+
+
+def _can_sample(sampling: Sampling, space: LeafSpace, outputs: tuple[TensorSpec, ...]) -> bool:
+    if sampling in ("gaussian", "squashed_gaussian"):
+        told, width = {"action_mean", "action_std"}, action_dim(space)
+        fits = isinstance(space, BoxSpace)
+    else:
+        told, width = {"action_logits"}, _n_logits(space, sampling)
+        fits = isinstance(space, MultiBinarySpace) if sampling == "bernoulli" else not isinstance(space, BoxSpace)
+    shapes = {spec.name: spec.shape for spec in outputs}
+    return fits and all(shapes.get(name) == (BATCH, width) for name in told)
+
+
+def _n_logits(space: LeafSpace, sampling: Sampling) -> int:
+    if isinstance(space, DiscreteSpace):
+        return space.n
+    if isinstance(space, MultiDiscreteSpace):
+        return sum(space.nvec)
+    return action_dim(space) * (1 if sampling == "bernoulli" else 2)
+
+
+def _is_allocatable(shape: tuple[int | str, ...], largest: int = _LARGEST) -> bool:
+    """Whether an array of a shape is one that can be made; told without multiplying huge numbers."""
+    dims = [dim for dim in shape if isinstance(dim, int) and 0 <= dim <= largest]
+    return len(dims) == len(shape) <= _MAX_RANK and math.prod(dims) <= largest
+
+
+def _in_space(space: ObservationSpace) -> Iterator[str]:
+    if isinstance(space, DictSpace):
+        for key, leaf in space.spaces.items():
+            yield from (f"key {key!r}: {problem}" for problem in _in_space(leaf))
+        return
+    if not _is_allocatable(space.shape):
+        yield f"the shape {list(space.shape)[:4]} is none of an observation or action"
+        return
+    if not _is_number(space.dtype):
+        yield f"{space.dtype!r} is no type of numbers"
+    size = math.prod(space.shape)
+    if isinstance(space, BoxSpace):
+        for bound in (space.low, space.high):
+            if isinstance(bound, tuple) and len(bound) != size:
+                yield f"there are {len(bound)} bounds for {size} elements"
+    elif isinstance(space, DiscreteSpace):
+        if not 1 <= space.n < _END_OF_INT64 or space.shape:
+            yield f"n is {space.n} and the shape {list(space.shape)}, expected n of at least 1 and no shape"
+    elif isinstance(space, MultiDiscreteSpace):
+        if (len(space.nvec),) != space.shape or any(not 1 <= n < _END_OF_INT64 for n in space.nvec):
+            yield f"nvec does not fit the shape {list(space.shape)}"
+    elif isinstance(space, MultiBinarySpace):
+        expected = space.n if isinstance(space.n, tuple) else (space.n,)
+        if expected != space.shape:
+            yield f"n does not fit the shape {list(space.shape)}"
+
+
+def _in_inputs(space: ObservationSpace, inputs: tuple[TensorSpec, ...]) -> Iterator[str]:
+    leaves: dict[str | None, LeafSpace] = {}
+    leaves.update(space.spaces.items() if isinstance(space, DictSpace) else [(None, space)])
+    specs = [spec for spec in inputs if spec.role == "observation"]
+    observed = {spec.key: spec for spec in specs}
+    if not leaves or set(observed) != set(leaves) or len(specs) != len(leaves):
+        yield "they are not one for each observation"
+        return
+    for key, leaf in leaves.items():
+        spec, shape = observed[key], (1,) if isinstance(leaf, DiscreteSpace) else leaf.shape
+        if spec.layout == "channels_last":
+            shape = (*shape[1:], *shape[:1])
+        misplaced = spec.layout is not None and len(leaf.shape) != 3
+        if misplaced or spec.shape != (BATCH, *shape) or spec.dtype not in ("float32", "uint8"):
+            yield f"{spec.name!r} is {spec.dtype} {list(spec.shape)}, which does not fit its space"
+        takes_unit = spec.layout is not None and spec.dtype == "float32" and leaf.dtype == "uint8"
+        if spec.divisor != (LARGEST_BYTE if takes_unit else None):
+            yield f"{spec.name!r} has the divisor {spec.divisor}, which does not fit its space and type"
+
+
+def _in_unused(inputs: tuple[TensorSpec, ...]) -> Iterator[str]:
+    for spec in inputs:
+        if spec.role != "observation" and spec.divisor is not None:
+            yield f"{spec.name!r} has a divisor, and is no observation"
+        is_row = spec.dtype == "float32" and spec.shape[:1] == (BATCH,) and len(spec.shape) == 2
+        if spec.role == "unused" and not (is_row and _is_allocatable(spec.shape[1:])):
+            yield f"{spec.name!r} is {spec.dtype} {list(spec.shape)[:4]}, expected float32 ['batch', n]"
+
+
+def _in_outputs(space: LeafSpace, outputs: tuple[TensorSpec, ...]) -> Iterator[str]:
+    expected = ("action", "float32", (BATCH, action_dim(space)))
+    if not outputs or (outputs[0].name, outputs[0].dtype, outputs[0].shape) != expected:
+        yield "the first is not the action"
+
+
+def _is_number(dtype: str) -> bool:
+    return dtype in _NUMBERS

@@ -1,0 +1,303 @@
+"""The proof: a file is compared with Stable-Baselines3's own ``predict`` before it gets its name.
+
+Four stages, each with its figures: ``structure`` (onnx's checker), ``contract``, ``runtime`` (a session in
+onnxruntime) and ``cross_check``. The first that fails ends the proof with an error that carries the report.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import onnx
+from gymnasium import spaces
+from numpy.typing import NDArray
+from stable_baselines3.common.preprocessing import get_action_dim
+
+from sb3_clanker.errors import ValidationError
+from sb3_clanker.options import ExportOptions
+from sb3_clanker.policy_file.record import PolicyMetadata
+from sb3_clanker.proof.contract import contract_problems
+from sb3_clanker.proof.probes import Batch, Probes, batch_size, take
+from sb3_clanker.proof.reference import Prediction, Reference
+from sb3_clanker.proof.truncation import truncation_problem
+from sb3_clanker.report import CrossCheckRecord, StageReport, ValidationReport
+from sb3_clanker.runtime.policy import OnnxPolicy
+from sb3_clanker.writers.onnx import FilledGraph
+from sb3_clanker.writers.scores import SCORES
+
+_N_ENVS = 16
+"""How many environments a recurrent policy is stepped in."""
+_SEED = 20_260_103
+_LARGEST_SLACK = 1e-2
+"""The most that float precision can excuse, in units of the comparison."""
+_SCORE_SLACK = 10.0
+"""How much more than actions the scores may differ: sums of many terms, of which an action shows little."""
+_STAND_IN = 1e6
+"""Values from here on stand for infinity, as -1e8 does in the logits of what a mask forbids; they set no unit."""
+
+
+def prove(
+    filled: FilledGraph,
+    metadata: PolicyMetadata,
+    reference: Reference,
+    probes: Probes,
+    options: ExportOptions,
+    *,
+    in_full: bool,
+) -> ValidationReport:
+    """Prove that a file does what the policy does.
+
+    :param filled: the file, and the same with its scores
+    :param metadata: the record that belongs to it
+    :param reference: Stable-Baselines3's own ``predict``
+    :param probes: what to try
+    :param options: tolerances
+    :param in_full: whether the graph is new. It is then proven as it is, and once more with its scores. Else only its
+        weights are new: it is proven with its scores alone, a reader takes it as it took it before, and a single
+        observation is held against its row in the batch, not a ``predict`` of its own
+    :return: the report of a proof that passed
+    :raises ValidationError: a stage failed; the error carries the report
+    """
+    report = ValidationReport()
+    files = []
+    if filled.scores is not None:
+        files.append((filled.data, replace(metadata, outputs=(*metadata.outputs, filled.scores))))
+    if filled.scores is None or in_full:
+        files.insert(0, (b"".join(filled.published), metadata))
+    data, described = files[0]
+    with _stage(report, "structure") as note:
+        onnx.checker.check_model(data, full_check=True)
+        model = onnx.load_from_string(data)
+        note(f"{len(model.graph.node)} nodes, {len(data):,} bytes")
+    with _stage(report, "contract") as note:
+        if problems := contract_problems(model, described):
+            raise _RefusedError("; ".join(problems))
+        note(f"opset {metadata.opset_version}, IR version {metadata.ir_version}")
+    with _stage(report, "runtime") as note:
+        policies = [OnnxPolicy.from_bytes(data, described, trusted=not in_full) for data, described in files]
+        note("loaded by onnxruntime")
+    with _stage(report, "cross_check") as note:
+        for policy in policies:
+            comparison = _Comparison(policy, reference, options)
+            report.cross_check = _cross_check(comparison, probes, options, in_full)
+            summary = _describe(report.cross_check)
+            if report.cross_check.n_mismatches:
+                raise _RefusedError(f"the file and Stable-Baselines3 disagree: {summary}; {comparison.example}")
+            if report.cross_check.n_nonfinite >= len(probes):
+                raise _RefusedError(f"Stable-Baselines3 itself gives no finite action: {summary}")
+        if problem := truncation_problem(policies[0], probes.observations):
+            raise _RefusedError(problem)
+        note(summary)
+    return report
+
+
+class _RefusedError(Exception):
+    """A stage found the file wanting; its message is the finding."""
+
+
+@contextmanager
+def _stage(report: ValidationReport, name: str) -> Iterator[Callable[[str], None]]:
+    """Time one stage, note what it found, and turn whatever it raises into a refusal that carries the report."""
+    notes: list[str] = []
+    start = time.perf_counter()
+    try:
+        yield notes.append
+    except Exception as error:  # whatever a checker, a runtime or a policy raises, the file is not proven
+        report.stages.append(
+            StageReport(name=name, passed=False, seconds=time.perf_counter() - start, detail=str(error))
+        )
+        raise ValidationError(f"The file failed its proof at the stage {name}: {error}", report) from error
+    seconds = time.perf_counter() - start
+    report.stages.append(StageReport(name=name, passed=True, seconds=seconds, detail="; ".join(notes)))
+
+
+def _cross_check(comparison: _Comparison, probes: Probes, options: ExportOptions, in_full: bool) -> CrossCheckRecord:
+    """Compare on every probe as a batch, and on the first alone, without a batch dimension."""
+    observations, masks = probes.observations, probes.action_masks
+    known: Prediction | None = None
+    if comparison.recurrent:
+        _roll_out(comparison, observations)
+    else:
+        expected = comparison.add(observations, **_masked(masks))
+        further, scores = (tuple(part[:1] for part in parts) for parts in (expected.further, expected.scores))
+        known = Prediction(expected.action[0], None, further, scores)
+    first = take(observations, slice(0, 1))
+    comparison.add(first, single=True, known=None if in_full else known, **_masked(None if masks is None else masks[0]))
+    return CrossCheckRecord(
+        n_observations=len(probes),
+        n_seen=probes.n_seen,
+        max_difference=comparison.max_difference,
+        max_score_difference=comparison.max_score_difference,
+        twin_difference=comparison.apart,
+        n_mismatches=comparison.n_mismatches,
+        n_ties=comparison.n_ties,
+        n_nonfinite=comparison.n_nonfinite,
+        atol=options.atol,
+        rtol=options.rtol,
+    )
+
+
+def _roll_out(comparison: _Comparison, observations: Batch) -> None:
+    """Several environments step by step, with random resets; each step starts from the reference's own state."""
+    generator = np.random.default_rng(_SEED)
+    n, state = batch_size(observations), None
+    for start in range(0, n, _N_ENVS):
+        rows = np.arange(start, start + _N_ENVS) % n
+        resets = generator.random(_N_ENVS) < 0.2
+        step = take(observations, rows)
+        state = comparison.add(step, state=state, episode_start=resets if start else None).state
+
+
+def _masked(masks: NDArray[np.bool_] | None) -> dict[str, Any]:
+    return {} if masks is None else {"action_masks": masks}
+
+
+class _Comparison:
+    """Differences between the file and the policy, collected over several calls.
+
+    What a call returns is compared row by row, one row for each observation: the elements of its action, then those of
+    its next state, of the further outputs and of the scores, if there are any.
+    """
+
+    def __init__(self, policy: OnnxPolicy, reference: Reference, options: ExportOptions) -> None:
+        self._policy, self._reference, self._options = policy, reference, options
+        names = [spec.name for spec in policy.metadata.outputs if spec.role == "further"]
+        self._scores = [name for name in names if name == SCORES]
+        self._further = [name for name in names if name != SCORES]
+        self.recurrent = policy.metadata.recurrent
+        self.apart = reference.apart
+        self._unit: NDArray[np.float64] = np.empty(0)
+        self.max_difference = 0.0
+        self.max_score_difference: float | None = None
+        self.n_mismatches = self.n_ties = self.n_nonfinite = 0
+        self.example = ""
+
+    def add(self, batch: Batch, *, single: bool = False, known: Prediction | None = None, **context: Any) -> Prediction:
+        """Compare on a batch, or on its only observation passed without a batch dimension.
+
+        :param known: what the policy does, where that was asked before
+        :return: what the policy does
+        """
+        observation = take(batch, 0) if single else batch
+        expected = self._reference.predict(observation, **context) if known is None else known
+        got = self._predict(observation, context)
+        if (got.action.shape, got.action.dtype) != (expected.action.shape, expected.action.dtype):
+            raise _RefusedError(
+                f"predict returns {got.action.dtype} of shape {got.action.shape}, and Stable-Baselines3 "
+                f"{expected.action.dtype} of shape {expected.action.shape}"
+            )
+        if not (got.scores and expected.scores):
+            got, expected = got._replace(scores=()), expected._replace(scores=())
+        self._compare(batch, context, got, expected)
+        return expected
+
+    def _predict(self, observation: Batch, context: dict[str, Any]) -> Prediction:
+        if not self._further and not self._scores:
+            return Prediction(*self._policy.predict(observation, **context))
+        action, state, outputs = self._policy.predict_and_outputs(observation, **context)
+        further, scores = (tuple(outputs[name] for name in names) for names in (self._further, self._scores))
+        return Prediction(action, state, further, scores)
+
+    def _compare(self, batch: Batch, context: dict[str, Any], answer: Prediction, reference: Prediction) -> None:
+        n = batch_size(batch)
+        got, expected = rows(answer, n), rows(reference, n)
+        first_score = expected.shape[1] - sum(part[0].size for part in reference.scores)
+        if not self._unit.size:
+            self._unit = comparison_unit(self._reference.action_space, expected)
+            self._unit[first_score:] = self._unit[first_score:].max(initial=0.0)
+        finite = np.isfinite(expected).all(axis=1)
+        self.n_nonfinite += int(np.count_nonzero(~finite))
+        difference = np.abs(got - expected) / self._unit
+        allowed = self._options.atol + self._options.rtol * np.abs(expected) / self._unit
+        allowed[:, first_score:] *= _SCORE_SLACK
+        wrong = finite & ~(difference <= allowed).all(axis=1)
+        if wrong.any():
+            ties = wrong & self._explained(batch, context, got / self._unit, expected / self._unit, allowed)
+            self.n_ties += int(np.count_nonzero(ties))
+            finite &= ~ties
+            if (mismatches := np.flatnonzero(wrong & ~ties)).size:
+                self.n_mismatches += len(mismatches)
+                worst = mismatches[np.argmax(difference[mismatches].max(axis=1))]
+                self.example = f"for one, {_shorten(got[worst])} in place of {_shorten(expected[worst])}"
+        self.max_difference = max(self.max_difference, float(difference[finite, :first_score].max(initial=0.0)))
+        if reference.scores:
+            largest = float(difference[finite, first_score:].max(initial=0.0))
+            self.max_score_difference = max(self.max_score_difference or 0.0, largest)
+
+    def _explained(
+        self,
+        batch: Batch,
+        context: dict[str, Any],
+        got: NDArray[np.float64],
+        expected: NDArray[np.float64],
+        allowed: NDArray[np.float64],
+    ) -> NDArray[np.bool_]:
+        """Which rows differ by no more than Stable-Baselines3 itself does when weights change in their last digit.
+
+        Nothing excuses a policy that does not repeat itself, or a large difference of a Box action. Everything is in
+        units of the comparison.
+        """
+
+        def answered(prediction: Prediction) -> NDArray[np.float64]:
+            return rows(prediction, batch_size(batch))[:, : expected.shape[1]] / self._unit
+
+        repeats = (np.abs(answered(self._reference.predict(batch, **context)) - expected) <= allowed).all(axis=1)
+        perturbed = np.stack([answered(other) for other in self._reference.perturbed(batch, **context)])
+        reached = (got == perturbed).any(axis=0) | (got == expected)
+        slack = np.minimum(np.abs(perturbed - expected).max(axis=0), _LARGEST_SLACK)
+        within = np.abs(got - expected) <= allowed + slack
+        explained: NDArray[np.bool_] = repeats & np.where(self._exact(got.shape[1]), reached, within).all(axis=1)
+        return explained
+
+    def _exact(self, width: int) -> NDArray[np.bool_]:
+        """Which elements of a row are choices, with nothing between them."""
+        exact = np.zeros(width, bool)
+        if not isinstance(self._reference.action_space, spaces.Box):
+            exact[: get_action_dim(self._reference.action_space)] = True
+        return exact
+
+
+def rows(prediction: Prediction, n: int) -> NDArray[np.float64]:
+    """What a policy answers to n observations, one row each: action, next state, further outputs, and scores."""
+    state = (np.moveaxis(part, 1, 0).reshape(n, -1) for part in prediction.state or ())
+    scores = (part.reshape(n, -1) for part in prediction.scores)
+    parts = [prediction.action.reshape(n, -1), *state, *prediction.further, *scores]
+    return np.concatenate(parts, axis=1, dtype=np.float64)
+
+
+def comparison_unit(space: spaces.Space[Any], expected: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What a difference is measured in, for each element of a row.
+
+    One step of a choice; half the range of a Box, or the largest action where the policy uses less of it: a motor of
+    ±1000 N that is never driven beyond ±5 is compared in units of 5. For the rest, the largest value, at least 1.
+    """
+    dim = get_action_dim(space)
+    magnitude = np.abs(expected)
+    magnitude[~(magnitude < _STAND_IN)] = 0.0
+    unit: NDArray[np.float64] = np.maximum(magnitude.max(axis=0), 1.0)
+    if isinstance(space, spaces.Box):
+        half = (space.high.astype(np.float64) - space.low.astype(np.float64)).reshape(-1) / 2
+        unit[:dim] = np.minimum(np.where(half > 0, half, 1.0), unit[:dim])
+    else:
+        unit[:dim] = 1.0
+    return unit
+
+
+def _shorten(row: NDArray[np.float64]) -> str:
+    return np.array2string(row, threshold=8, edgeitems=3)
+
+
+def _describe(record: CrossCheckRecord) -> str:
+    parts = [f"{record.n_observations} observations ({record.n_seen} seen in training)"]
+    parts.append(f"largest difference {record.max_difference:.2g}")
+    if record.max_score_difference is not None:
+        parts.append(f"{record.max_score_difference:.2g} in the scores")
+    parts += [f"{record.n_mismatches} mismatches"] if record.n_mismatches else []
+    parts += [f"{record.n_ties} ties in float32"] if record.n_ties else []
+    parts += [f"{record.n_nonfinite} without a finite reference"] if record.n_nonfinite else []
+    return ", ".join(parts)

@@ -1,0 +1,99 @@
+"""Which checkpoints may go: old ones, and of their files only those that this package is known to have written."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from sb3_clanker.run_folder.publication import Publication
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnFile:
+    """A file that was written here, as it was left.
+
+    :ivar path: where
+    :ivar written: what shows that nobody wrote it since, without reading it: device, inode, size, time in nanoseconds
+    """
+
+    path: Path
+    written: tuple[int, int, int, int]
+
+    @classmethod
+    def at(cls, path: Path) -> Self:
+        """The file that is there now.
+
+        :raises OSError: there is none
+        """
+        status = path.lstat()
+        return cls(path=path, written=(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
+
+    @property
+    def time(self) -> int:
+        """When it was written, in nanoseconds."""
+        return self.written[-1]
+
+    def delete(self) -> None:
+        """Delete it, if it is still that file."""
+        with suppress(OSError):  # what is gone, or cannot be deleted, is no obstacle
+            if self.at(self.path) == self:
+                self.path.unlink()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """The files of a checkpoint, all of them written by this package.
+
+    :ivar num_timesteps: when it was written
+    :ivar files: its files, the policy last
+    :ivar whole: whether all of them are there; the policy is not where its export failed
+    """
+
+    num_timesteps: int
+    files: tuple[OwnFile, ...]
+    whole: bool = True
+
+
+class Retention:
+    """The checkpoints of a training, of which the newest are kept.
+
+    :param count: how many whole ones to keep; None keeps all
+    :param checkpoints: those from before, oldest first
+    """
+
+    def __init__(self, count: int | None, checkpoints: list[Checkpoint]) -> None:
+        self._count, self._checkpoints = count, checkpoints
+
+    def add(self, num_timesteps: int, publication: Publication, whole: bool, *, overwrite: bool) -> None:
+        """Count a checkpoint that has just been published, and delete what is too much.
+
+        :param overwrite: whether files of others in its place were to be overwritten. If not, those names are not its
+            own: another callback, such as ``CheckpointCallback``, writes them too
+        """
+        if self._count is None:
+            return
+        own = {file.path for checkpoint in self._checkpoints for file in checkpoint.files}
+        shared = set() if overwrite else set(publication.replaced) - own
+        files = tuple(OwnFile.at(path) for path in publication.published if path not in shared)
+        others = [other for other in self._checkpoints if other.num_timesteps != num_timesteps]
+        checkpoint = Checkpoint(num_timesteps=num_timesteps, files=files, whole=whole)
+        self._checkpoints = keep_newest([*others, checkpoint], self._count)
+
+
+def keep_newest(checkpoints: list[Checkpoint], count: int) -> list[Checkpoint]:
+    """Delete the files of all but the newest whole checkpoints, and of what failed before the oldest of these.
+
+    :param checkpoints: oldest first
+    :param count: how many whole ones to keep
+    :return: what was kept
+    """
+    whole = [checkpoint.num_timesteps for checkpoint in checkpoints if checkpoint.whole]
+    if len(whole) < count:
+        return checkpoints
+    for checkpoint in checkpoints:
+        if checkpoint.num_timesteps < whole[-count]:
+            for file in checkpoint.files:
+                file.delete()
+    return [checkpoint for checkpoint in checkpoints if checkpoint.num_timesteps >= whole[-count]]

@@ -1,0 +1,1 @@
+"""Run a policy file, without torch."""

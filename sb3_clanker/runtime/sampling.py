@@ -1,0 +1,70 @@
+"""Random actions from the distribution that a file tells, with numpy alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sb3_clanker.policy_file.record import PolicyMetadata
+from sb3_clanker.policy_file.tensors import BoxSpace, DiscreteSpace, MultiDiscreteSpace, bounds, round_inward
+
+Sampler: TypeAlias = Callable[[Mapping[str, NDArray[Any]], np.random.Generator], NDArray[Any]]
+"""From the further outputs of a file and a generator to actions, float of shape (batch, action_dim)."""
+
+
+def make_sampler(metadata: PolicyMetadata) -> Sampler | None:
+    """What draws actions as Stable-Baselines3 does with ``deterministic=False``; None where the file does not tell."""
+    if metadata.sampling in ("gaussian", "squashed_gaussian") and isinstance(metadata.action_space, BoxSpace):
+        low, high = (
+            round_inward(bound.reshape(-1), inside)
+            for bound, inside in zip(bounds(metadata.action_space), (np.inf, -np.inf), strict=True)
+        )
+        return _squashed_gaussian(low, high) if metadata.sampling == "squashed_gaussian" else _gaussian(low, high)
+    if metadata.sampling == "bernoulli":
+        return _bernoulli
+    if metadata.sampling == "categorical":
+        width = next(int(spec.shape[1]) for spec in metadata.outputs if spec.name == "action_logits")
+        return _categorical(_choices(metadata, width))
+    return None
+
+
+def _choices(metadata: PolicyMetadata, width: int) -> tuple[int, ...]:
+    """How many choices each dimension of the action has."""
+    space = metadata.action_space
+    if isinstance(space, DiscreteSpace):
+        return (space.n,)
+    return space.nvec if isinstance(space, MultiDiscreteSpace) else (2,) * (width // 2)
+
+
+def _gaussian(low: NDArray[Any], high: NDArray[Any]) -> Sampler:
+    return lambda told, rng: np.clip(_normal(told, rng), low, high)
+
+
+def _squashed_gaussian(low: NDArray[Any], high: NDArray[Any]) -> Sampler:
+    return lambda told, rng: np.clip(low + 0.5 * (np.tanh(_normal(told, rng)) + 1.0) * (high - low), low, high)
+
+
+def _normal(told: Mapping[str, NDArray[Any]], rng: np.random.Generator) -> NDArray[Any]:
+    mean, std = told["action_mean"], told["action_std"]
+    drawn: NDArray[Any] = mean + std * rng.standard_normal(mean.shape, dtype=np.float32)
+    return drawn
+
+
+def _bernoulli(told: Mapping[str, NDArray[Any]], rng: np.random.Generator) -> NDArray[Any]:
+    logits = told["action_logits"].astype(np.float64)
+    return (rng.logistic(size=logits.shape) < logits).astype(np.float32)
+
+
+def _categorical(choices: tuple[int, ...]) -> Sampler:
+    """The largest of the log-probabilities, each with Gumbel noise, is a draw from them."""
+    edges = np.cumsum(choices)[:-1]
+
+    def sample(told: Mapping[str, NDArray[Any]], rng: np.random.Generator) -> NDArray[Any]:
+        logits = told["action_logits"]
+        noisy = logits + rng.gumbel(size=logits.shape)
+        return np.stack([part.argmax(axis=1) for part in np.split(noisy, edges, axis=1)], axis=1)
+
+    return sample

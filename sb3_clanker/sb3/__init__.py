@@ -1,0 +1,1 @@
+"""Stable-Baselines3's own objects, read and never changed."""

@@ -1,0 +1,82 @@
+"""Whose code a policy runs, and what it keeps beside its tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping
+from types import FunctionType, MethodType
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from stable_baselines3.common.distributions import Distribution
+from stable_baselines3.common.policies import BasePolicy
+from torch import nn
+from torch.nn.modules import module as torch_module
+
+_LIBRARIES = ("torch", "stable_baselines3", "sb3_contrib", "gymnasium", "numpy", "collections", "builtins")
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+_PLAIN = (bool, int, float, str, np.generic)
+
+
+def is_standard(policy: BasePolicy) -> bool:
+    """Whether all code of a policy is that of torch, Stable-Baselines3 and sb3-contrib."""
+    hooked: bool = torch_module._has_any_global_hook()  # type: ignore[no-untyped-call]
+    return not hooked and all(map(_is_standard, policy.modules()))
+
+
+def settings(policy: BasePolicy) -> Hashable:
+    """Classes and plain attributes of all modules: all that a standard policy keeps beside its tensors."""
+    return tuple((name, type(module), _settings(vars(module))) for name, module in policy.named_modules())
+
+
+def space_bounds(policy: BasePolicy) -> Hashable:
+    """The spaces as they are now: their arrays may be changed in place."""
+    return _bounds(policy.observation_space), _bounds(policy.action_space)
+
+
+def is_of_library(code: type | Callable[..., Any]) -> bool:
+    """Whether a class or function is none of the user's: of torch, Stable-Baselines3 or what these are made of."""
+    return (code.__module__ or "").partition(".")[0] in _LIBRARIES
+
+
+def _is_standard(module: nn.Module) -> bool:
+    attributes = vars(module)
+    return (
+        is_of_library(type(module))
+        and is_of_library(type(module).forward)  # which may have been replaced in the class
+        and not any(attributes[hooks] for hooks in _HOOKS)
+        and module._compiled_call_impl is None
+        and not any(_is_foreign(module, name, attributes[name]) for name in attributes.keys() - _OF_EVERY_MODULE)
+    )
+
+
+def _is_foreign(module: nn.Module, name: str, value: object) -> bool:
+    """Whether an attribute brings code of its own, in place of a method or as an object of the user's, or values."""
+    if isinstance(value, (FunctionType, MethodType)):
+        return hasattr(type(module), name)
+    if isinstance(value, (th.Tensor, np.ndarray)):
+        return True
+    return not isinstance(value, (type, th.optim.Optimizer)) and not is_of_library(type(value))
+
+
+def _settings(attributes: Mapping[str, Any]) -> tuple[Hashable, ...]:
+    """The plain values among attributes, and those of a distribution."""
+    found: list[Hashable] = []
+    for name, value in attributes.items():
+        if name in _OF_EVERY_MODULE:
+            continue
+        if isinstance(value, _PLAIN) or (isinstance(value, tuple) and all(isinstance(part, _PLAIN) for part in value)):
+            found.append((name, value))
+        elif isinstance(value, Distribution):
+            found.append((name, type(value), _settings(vars(value))))
+    return tuple(found)
+
+
+def _bounds(space: gym.Space[Any]) -> Hashable:
+    if isinstance(space, gym.spaces.Dict):
+        return tuple((key, _bounds(leaf)) for key, leaf in space.spaces.items())
+    arrays = (value.tobytes() for value in vars(space).values() if isinstance(value, np.ndarray))
+    numbers = (int(getattr(space, name, 0)) for name in ("n", "start") if np.ndim(getattr(space, name, 0)) == 0)
+    return type(space), space.shape, str(space.dtype), *arrays, *numbers

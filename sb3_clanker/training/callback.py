@@ -1,0 +1,400 @@
+"""When: a Stable-Baselines3 callback that writes a proven policy beside every ``.zip``."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import gymnasium as gym
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_clanker.errors import OptionError
+from sb3_clanker.export.calls import ExportFailure, ExportReport
+from sb3_clanker.export.exporter import Exporter
+from sb3_clanker.options import ExportOptions, OptionsSource, as_options
+from sb3_clanker.run_folder.publication import (
+    BEST,
+    FINAL,
+    Generation,
+    Publication,
+    ensure_folder,
+    vectors_path,
+)
+from sb3_clanker.run_folder.retention import Retention
+from sb3_clanker.sb3.normalization import Normalization, resolve_normalization
+from sb3_clanker.training import settings
+from sb3_clanker.training.evaluation import EvaluationLog, OnNewBest, continue_log, evaluate, evaluation_of
+from sb3_clanker.training.folder import TrainingFolder
+from sb3_clanker.training.placeholders import RunPath, fill_in
+from sb3_clanker.training.run import Training, event_of
+from sb3_clanker.training.saving import rehearse, replay_buffer_of, stage_training
+
+_logger = logging.getLogger("sb3_clanker")
+
+
+class OnnxCheckpointCallback(BaseCallback):
+    """Write a proven ``.onnx`` policy beside Stable-Baselines3's own ``.zip`` files.
+
+    What it writes to ``save_path``, each with ``.zip``, ``.onnx`` and, with VecNormalize, its statistics, all of the
+    same instant:
+
+    - ``best_model`` at each new best evaluation, where there is an ``eval_env``;
+    - ``{name_prefix}_{num_timesteps}_steps`` every ``save_freq`` calls, where it is given;
+    - ``final_model`` at the end of training, with ``save_final``.
+
+    It can also be a child: as ``callback_on_new_best`` of an ``EvalCallback`` it writes ``best_model``, as a child of
+    any other event (``EveryNTimesteps``, ``callback_after_eval``) a checkpoint at each event; ``save_final`` has no
+    meaning there.
+
+    It exports and saves once before the first step, so that whatever can never work raises at once. Training itself is
+    not changed, to the last bit.
+
+    A training that begins anew moves files of an earlier one that it would overwrite, all together, into ``previous_1``
+    in the folder, or the next number. One that goes on (``learn(..., reset_num_timesteps=False)`` of a loaded model)
+    goes on in the same files: with the best score so far, and with the checkpoints that ``keep_last`` counts; it moves
+    only what lies further on than where it goes on from.
+
+    Many trainings may have one ``save_path``, with placeholders: ``{env}``, the id of the environment, and ``{run}``, a
+    number that no other run has, in whichever process. ``"runs/{env}_{run}"`` becomes ``runs/CartPole-v1_1`` when
+    training begins, and so does ``callback.save_path``. To go on with a run, name its folder: a pattern is a new run,
+    but for the callback that had it before.
+
+    Sources of the behaviour: ``EvalCallback`` and ``CheckpointCallback``,
+    https://github.com/DLR-RM/stable-baselines3/blob/v2.9.2/stable_baselines3/common/callbacks.py
+
+    :param save_path: folder to write to; made if need be. It may hold the placeholders ``{env}`` and ``{run}``
+    :param eval_env: environment for evaluations; None evaluates nothing. A maskable policy is evaluated with its masks
+    :param eval_freq: evaluate every so many calls (with n environments, one call is n timesteps)
+    :param n_eval_episodes: episodes of an evaluation
+    :param deterministic: whether evaluations use deterministic actions
+    :param render: whether evaluations are rendered
+    :param warn: whether to warn where ``eval_env`` is not wrapped in a Monitor
+    :param log_path: folder for ``evaluations.npz``; None writes none. It may hold the placeholders of ``save_path``
+    :param callback_on_new_best: called at each new best evaluation, after the files are written
+    :param callback_after_eval: called after each evaluation
+    :param save_freq: write a checkpoint every so many calls; None writes none
+    :param name_prefix: beginning of the names of checkpoints
+    :param save_replay_buffer: whether checkpoints include the replay buffer
+    :param keep_last: keep the newest so many checkpoints, each with all its files, and delete older ones; None keeps
+        all. The best, the final and whatever this callback is not proven to have written are never deleted
+    :param save_final: whether to write ``final_model`` at the end of training
+    :param overwrite: whether files of an earlier training are overwritten, rather than moved out of the way
+    :param on_error: what a failed export does after the first step: ``"warn"`` logs and counts it, and training goes
+        on; ``"raise"`` raises
+    :param options: options of every export; also as a mapping, as a YAML file gives it
+    :param verbose: 0 for no output, 1 for evaluations and exports, 2 for debug messages
+    :raises OptionError: a value is out of its range
+    :ivar save_path: the folder, absolute; before the training begins, with its placeholders
+    :ivar reports: what each export did, in order
+    :ivar failures: what failed, in order
+
+    >>> callback = OnnxCheckpointCallback("runs/cartpole", eval_env=eval_env)  # doctest: +SKIP
+    >>> model.learn(100_000, callback=callback)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        save_path: str | Path,
+        *,
+        eval_env: gym.Env[Any, Any] | VecEnv | None = None,
+        eval_freq: int = 10_000,
+        n_eval_episodes: int = 5,
+        deterministic: bool = True,
+        render: bool = False,
+        warn: bool = True,
+        log_path: str | Path | None = None,
+        callback_on_new_best: BaseCallback | None = None,
+        callback_after_eval: BaseCallback | None = None,
+        save_freq: int | None = None,
+        name_prefix: str = "rl_model",
+        save_replay_buffer: bool = False,
+        keep_last: int | None = None,
+        save_final: bool = True,
+        overwrite: bool = False,
+        on_error: Literal["warn", "raise"] = "warn",
+        options: OptionsSource = ExportOptions(),
+        verbose: int = 0,
+    ) -> None:
+        super().__init__(verbose=verbose)
+        settings.require_positive("eval_freq", eval_freq)
+        settings.require_positive("n_eval_episodes", n_eval_episodes)
+        for option, count in (("save_freq", save_freq), ("keep_last", keep_last)):
+            if count is not None:
+                settings.require_positive(option, count)
+        if on_error not in ("warn", "raise"):
+            raise OptionError("on_error", on_error, '"warn" or "raise"')
+        settings.require_prefix(name_prefix)
+        settings.require_environment(eval_env)
+        if eval_env is None and (callback_on_new_best or callback_after_eval or log_path):
+            raise OptionError("eval_env", None, "an environment, as callbacks or a log of evaluations were asked for")
+        self._pattern = RunPath("save_path", save_path)
+        self._log_pattern = None if log_path is None else RunPath("log_path", log_path, self._pattern.placeholders)
+        self.save_path = self._pattern.fill_in()
+        self.save_freq = save_freq
+        self.name_prefix = name_prefix
+        self.save_replay_buffer = save_replay_buffer
+        self.keep_last = keep_last
+        self.save_final = save_final
+        self.overwrite = overwrite
+        self.on_error = on_error
+        self.options = as_options(options)
+        self.reports: list[ExportReport] = []
+        self.failures: list[ExportFailure] = []
+        self.evaluation: EvalCallback | None = None
+        self._event: BaseCallback | None = None
+        self._is_on_new_best = False
+        self._retention = Retention(keep_last, [])
+        self._training: Training | None = None
+        self._run: tuple[str, str] | None = None
+        self._folder: TrainingFolder | None = None
+        self._trained: tuple[object, Path] | None = None
+        self._counted = 0, 0
+        self._best_before = float("-inf")
+        self._make_evaluation: Callable[[type[EvalCallback]], EvalCallback] | None = None
+        if eval_env is not None:
+            self._make_evaluation = lambda evaluation: evaluation(
+                eval_env,
+                callback_on_new_best=OnNewBest(self._publish_best, callback_on_new_best),
+                callback_after_eval=callback_after_eval,
+                n_eval_episodes=n_eval_episodes,
+                eval_freq=eval_freq,
+                log_path=None,  # until it is known where this run writes
+                deterministic=deterministic,
+                render=render,
+                verbose=verbose,
+                warn=warn,
+            )
+
+    @property
+    def best_mean_reward(self) -> float:
+        """Best mean reward of the evaluations, minus infinity before the first."""
+        return float("-inf") if self.evaluation is None else self.evaluation.best_mean_reward
+
+    @property
+    def last_mean_reward(self) -> float:
+        """Mean reward of the last evaluation, minus infinity before the first."""
+        return float("-inf") if self.evaluation is None else self.evaluation.last_mean_reward
+
+    def _init_callback(self) -> None:
+        """Export and save once, unnamed, so that whatever can never work raises before the first step."""
+        training, before = Training.of(self), self._training
+        self._event, self._is_on_new_best = event_of(self)
+        if before is not None and before.gives_way_to(training):
+            before.end()
+        self._training = training
+        try:
+            self._begin(training)
+        except BaseException:  # also of the user who interrupts: nobody trains here yet
+            training.end()
+            raise
+
+    def _begin(self, training: Training) -> None:
+        log = self._locate(training)
+        self._counted = len(self.reports), len(self.failures)
+        self._folder = folder = TrainingFolder(self.save_path, training)
+        training.at_end(self._leave)
+        settings.require_names(self.save_path, self.name_prefix)
+        normalization = self._normalization()
+        self._exporter = Exporter(self.model, normalization, self.options)
+        self._exporter.export()
+        rehearse(self.save_path, self.model, normalization.vec_normalize, self._has_replay_buffer())
+        is_new = self.evaluation is None or (self.model.num_timesteps == 0 and not self._goes_on())
+        if is_new and self._make_evaluation is not None:  # what it remembers is not of another training
+            self.evaluation = self._make_evaluation(evaluation_of(self.model))
+        if self.evaluation is not None:
+            settings.require_alike(self.training_env, self.evaluation.eval_env)
+            self.evaluation.log_path = None  # it would make the folder of one
+            self.evaluation.init_callback(self.model)
+            if log is not None:
+                self.evaluation.log_path = cast("Any", EvaluationLog(log, raises=self.on_error == "raise"))
+        training.at_start(lambda: self._look_back(folder, log))
+
+    def _locate(self, training: Training) -> Path | None:
+        """Find out where this run writes its files, and its log; one that goes on with this callback keeps its own."""
+        if self._run is None or self.model.num_timesteps == 0:
+            self._run = fill_in(self._pattern, self.training_env, training)
+        self.save_path = self._pattern.fill_in(*self._run)
+        return None if self._log_pattern is None else self._log_pattern.fill_in(*self._run) / "evaluations.npz"
+
+    def _goes_on(self) -> bool:
+        """Whether the training before was of the same algorithm, in the same folder, and by this callback."""
+        return self._trained == (self.model, self.save_path)
+
+    def _look_back(self, folder: TrainingFolder, log: Path | None) -> None:
+        """Go on where an earlier training was interrupted; move what is another's, or lies further on."""
+        steps = self.model.num_timesteps
+        evaluation = self.evaluation or self._above
+        if self.evaluation is not None and log is not None:
+            log = continue_log(self.evaluation, log, steps)
+        if not self.overwrite:  # a best that its evaluation remembers is its own, of a learn() before
+            has_best = isinstance(evaluation, EvalCallback) and evaluation.best_mean_reward > float("-inf")
+            folder.make_room(self.name_prefix, steps, is_own=self._goes_on(), has_best=has_best, log=log)
+        self._trained = self.model, self.save_path
+        checkpoints = folder.checkpoints(self.name_prefix, steps) if steps > 0 else []
+        self._retention = Retention(self.keep_last, checkpoints)
+        best = folder.best()
+        self._best_before = float("-inf")
+        if best is None or best.training.mean_reward is None or not 0 < best.training.num_timesteps <= steps:
+            return
+        self._best_before = best.training.mean_reward
+        if isinstance(evaluation, EvalCallback):
+            evaluation.best_mean_reward = max(evaluation.best_mean_reward, self._best_before)
+
+    def _on_training_start(self) -> None:
+        begins_anew = bool(self.locals.get("reset_num_timesteps", True))
+        if self._above is None and (begins_anew or self.n_calls == 0):  # what goes on has been told
+            frequencies = {} if self.save_freq is None else {"save_freq": (self.save_freq, self.n_calls)}
+            if self.evaluation is not None:
+                frequencies["eval_freq"] = self.evaluation.eval_freq, self.evaluation.n_calls
+            settings.check_schedule(self.model, frequencies, save_final=self.save_final, begins_anew=begins_anew)
+        if self.evaluation is not None:
+            self.evaluation.on_training_start(self.locals, self.globals)
+
+    def update_child_locals(self, locals_: dict[str, Any]) -> None:
+        if self.evaluation is not None:
+            self.evaluation.update_locals(locals_)
+
+    def _on_step(self) -> bool:
+        if self._training is not None:  # another callback may have made this one in the middle of a training
+            self._training.begin()
+        continue_training = self.evaluation is None or evaluate(self.evaluation)
+        if self.save_freq is not None:
+            if self.n_calls % self.save_freq == 0:
+                self._publish_checkpoint()
+        elif self.evaluation is None and self._is_on_new_best:
+            self._publish_best()
+        elif self.evaluation is None and self._above is not None:
+            self._publish_checkpoint()
+        return continue_training
+
+    @property
+    def _above(self) -> BaseCallback | None:
+        """What this is called by at its events, if it is not called at each step."""
+        return self._event or self.parent
+
+    def _on_training_end(self) -> None:
+        if self._training is None:
+            return  # it has been told before: RL Zoo does so twice
+        self._training.begin()
+        if self.evaluation is not None:
+            self.evaluation.on_training_end()
+        if self.save_final and self._above is None:
+            self._publish(FINAL)
+
+    def _leave(self) -> None:
+        """The training is over, whoever else is a callback of it: sum up what failed."""
+        self._folder = self._training = None
+        n_exports, n_failures = len(self.reports) - self._counted[0], len(self.failures) - self._counted[1]
+        if n_failures:
+            last = self.failures[-1]
+            _logger.error(
+                "%d of %d exports failed; the last was %s.onnx at %d timesteps: %s",
+                n_failures,
+                n_failures + n_exports,
+                last.name,
+                last.num_timesteps,
+                last.error,
+            )
+
+    def _publish_best(self) -> None:
+        evaluation = self.evaluation or self._above
+        if not isinstance(evaluation, EvalCallback):
+            self._publish(BEST)
+        elif evaluation.last_mean_reward > self._best_before:
+            self._publish(BEST, evaluation.last_mean_reward)
+        else:  # it was remembered after the evaluation had begun
+            evaluation.best_mean_reward = self._best_before
+
+    def _publish_checkpoint(self) -> None:
+        generation = Generation.checkpoint(self.name_prefix, self.num_timesteps)
+        self._publish(generation, with_replay_buffer=self._has_replay_buffer())
+
+    def _publish(
+        self, generation: Generation, mean_reward: float | None = None, with_replay_buffer: bool = False
+    ) -> None:
+        """Write one generation; what a failure does, ``on_error`` says."""
+        try:
+            self._write(generation, mean_reward, with_replay_buffer)
+        except Exception as error:  # a training must not end because of an export, whatever went wrong in it
+            unmatched = () if self._folder is None else self._folder.unmatched(generation)
+            self.failures.append(
+                ExportFailure(
+                    name=generation.stem, num_timesteps=self.model.num_timesteps, error=error, unmatched=unmatched
+                )
+            )
+            self._record()
+            if self.on_error == "raise":
+                if self._training is not None:
+                    self._training.end()
+                raise
+            _logger.error(
+                "The export of %s.onnx at %d timesteps failed; training goes on. %s: %s%s",
+                generation.stem,
+                self.model.num_timesteps,
+                type(error).__name__,
+                error,
+                f" {generation.stem}.onnx is older than {' and '.join(unmatched)} beside it." if unmatched else "",
+            )
+        else:
+            self._record()
+
+    def _write(self, generation: Generation, mean_reward: float | None, with_replay_buffer: bool) -> None:
+        """The ``.zip`` and the statistics first: they are safe whatever becomes of the rest."""
+        if generation == BEST:
+            self._exporter.check_finite()  # the last good best is worth more than the .zip of a policy that diverged
+        ensure_folder(self.save_path)  # it may have vanished
+        onnx_name = f"{generation.stem}.onnx"
+        vec_normalize = self._normalization().vec_normalize
+        whole = False
+        with Publication(self.save_path, durable=generation == FINAL) as publication:
+            try:
+                algorithm_file, statistics_file = stage_training(
+                    publication, generation, self.model, vec_normalize, with_replay_buffer
+                )
+                proven = self._exporter.export(
+                    mean_reward=mean_reward,
+                    algorithm_file=algorithm_file,
+                    statistics_file=statistics_file,
+                    together=True,
+                    replay_buffer=with_replay_buffer,
+                )
+                start = time.perf_counter()
+                if (vectors := proven.vectors) is not None:
+                    publication.stage(vectors_path(Path(onnx_name)).name, lambda file: file.write(vectors))
+                publication.stage(onnx_name, proven.write)
+                seconds = {**proven.seconds, "write": time.perf_counter() - start}
+                whole = True
+            finally:
+                publication.commit()
+                if generation not in (BEST, FINAL):
+                    self._retention.add(self.model.num_timesteps, publication, whole, overwrite=self.overwrite)
+        report = ExportReport(
+            path=self.save_path / onnx_name,
+            size=proven.size,
+            seconds=seconds,
+            validation=proven.validation,
+            metadata=proven.metadata,
+        )
+        self.reports.append(report)
+        if self.verbose >= 1:
+            _logger.info("Wrote %s: %s", report.path, report.validation.stages[-1].detail)
+
+    def _record(self) -> None:
+        """Counts and figures for Stable-Baselines3's logger."""
+        self.logger.record("onnx/exports", len(self.reports))
+        self.logger.record("onnx/failures", len(self.failures))
+        if self.reports:
+            last = self.reports[-1]
+            self.logger.record("onnx/export_time", sum(last.seconds.values()))
+            if last.validation.cross_check is not None:
+                self.logger.record("onnx/max_difference", last.validation.cross_check.max_difference)
+
+    def _has_replay_buffer(self) -> bool:
+        return self.save_replay_buffer and replay_buffer_of(self.model) is not None
+
+    def _normalization(self) -> Normalization:
+        return resolve_normalization(self.model, "auto")

@@ -1,0 +1,119 @@
+"""Evaluations of Stable-Baselines3: which kind a policy needs, and what is called at a new best."""
+
+from __future__ import annotations
+
+import logging
+import math
+import zipfile
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
+
+from sb3_clanker.actor.actor import masked_choices
+from sb3_clanker.errors import PublicationError
+from sb3_clanker.run_folder.publication import Publication, ensure_folder
+from sb3_clanker.sb3.algorithms import missing_contrib
+
+_logger = logging.getLogger("sb3_clanker")
+
+
+class OnNewBest(BaseCallback):
+    """Publishes at a new best, then calls the user's own callback, whose parent is the evaluation as always."""
+
+    def __init__(self, publish: Callable[[], None], then: BaseCallback | None) -> None:
+        super().__init__()
+        self._publish, self._then = publish, then
+
+    def _init_callback(self) -> None:
+        if self._then is not None:
+            self._then.parent = self.parent
+            self._then.init_callback(self.model)
+
+    def _on_step(self) -> bool:
+        self._publish()
+        return self._then is None or self._then.on_step()
+
+
+def evaluation_of(model: BaseAlgorithm) -> type[EvalCallback]:
+    """The evaluation that fits a policy: one with masks needs sb3-contrib's own.
+
+    :raises MissingDependencyError: sb3-contrib is not installed
+    """
+    if not masked_choices(model.policy):
+        return EvalCallback
+    try:
+        from sb3_contrib.common.maskable.callbacks import MaskableEvalCallback
+    except ImportError as error:
+        raise missing_contrib("The evaluation of a maskable policy") from error
+    return MaskableEvalCallback
+
+
+def evaluate(evaluation: EvalCallback) -> bool:
+    """Let it evaluate when it is time to; what it finds may be no number, and then is no best.
+
+    :return: whether training goes on
+    """
+    continue_training = evaluation.on_step()
+    if evaluation.n_calls % evaluation.eval_freq == 0 and math.isnan(evaluation.last_mean_reward):
+        _logger.error("The evaluation at %d timesteps gave no number: rewards are NaN.", evaluation.num_timesteps)
+    return continue_training
+
+
+class EvaluationLog(BytesIO):
+    """``evaluations.npz``, for numpy to write to: on disk it is whole, or as it was before.
+
+    ``EvalCallback`` writes it before it tells of a new best: an error there would cost that, and end the training.
+
+    :param path: the file
+    :param raises: whether what cannot be written later is an error, rather than logged
+    :raises PublicationError: no file can be written in its folder, which is made if need be
+    """
+
+    def __init__(self, path: Path, *, raises: bool) -> None:
+        super().__init__()
+        ensure_folder(path.parent)
+        self._path, self._raises = path, raises
+
+    def flush(self) -> None:
+        """Write it: the last thing that is done to a .zip."""
+        content = self.getvalue()
+        self.seek(0)
+        self.truncate()
+        try:
+            ensure_folder(self._path.parent)  # it may have vanished
+            with Publication(self._path.parent, durable=False) as publication:
+                publication.stage(self._path.name, lambda file: file.write(content))
+                publication.commit()
+        except PublicationError as error:
+            if self._raises:
+                raise
+            _logger.error("%s Training goes on, and the next evaluation writes all of it.", error)
+
+
+def continue_log(evaluation: EvalCallback, path: Path, num_timesteps: int) -> Path | None:
+    """Go on with ``evaluations.npz`` of a training that was interrupted, which ``EvalCallback`` would begin anew.
+
+    :param path: the file
+    :return: the file, where something in it would be lost if it were overwritten
+    """
+    if evaluation.evaluations_timesteps or not path.is_file():
+        return None  # it has all that was written in memory
+    if num_timesteps == 0:
+        return path
+    try:
+        with path.open("rb") as file, np.load(file) as log:
+            kept = log["timesteps"] <= num_timesteps
+            timesteps, results, lengths = (log[name][kept].tolist() for name in ("timesteps", "results", "ep_lengths"))
+            successes = log["successes"][kept].tolist() if "successes" in log else []
+    except (OSError, EOFError, KeyError, ValueError, IndexError, zipfile.BadZipFile) as error:
+        _logger.warning("%s cannot be continued: %s", path, error)
+        return path
+    if any(len(row) != evaluation.n_eval_episodes for row in (*results, *lengths, *successes)):
+        return path
+    evaluation.evaluations_timesteps, evaluation.evaluations_results = timesteps, results
+    evaluation.evaluations_length, evaluation.evaluations_successes = lengths, successes
+    return None if kept.all() else path

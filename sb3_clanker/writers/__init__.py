@@ -1,0 +1,1 @@
+"""An actor as bytes, one file for each format."""

@@ -1,0 +1,261 @@
+"""The JSON Schemas: up to date in docs/, true of real files, and strict with damaged ones."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import jsonschema  # type: ignore[import-untyped]
+import pytest
+from gymnasium import spaces
+from stable_baselines3 import DQN, PPO
+from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
+
+from sb3_clanker import ExportOptions, export_policy
+from sb3_clanker.cli.main import main
+from sb3_clanker.policy_file.container import split_container
+from sb3_clanker.policy_file.json_schema import Document, document_schema, json_schema
+from tests.support import OBSERVATIONS
+from tests.worlds import UNBOUNDED_OBSERVATION, make_env, make_model
+
+DOCS = Path(__file__).parents[2] / "docs"
+FILES: dict[Document, str] = {"record": "policy-record.schema.json", "vectors": "test-vectors.schema.json"}
+
+
+def _documents(folder: Path, model: Any, **options: Any) -> dict[Document, Any]:
+    """The record and the test vectors of an export, as JSON."""
+    model.learn(32)
+    path = export_policy(model, folder / "policy.onnx", options=ExportOptions(test_vectors=3, **options)).path
+    _, entries = split_container(path.read_bytes())
+    return {
+        "record": json.loads(entries["sb3_clanker"]),
+        "vectors": json.loads((folder / "policy.vectors.json").read_bytes()),
+    }
+
+
+def _stacked() -> Any:
+    env = VecFrameStack(VecNormalize(make_env(UNBOUNDED_OBSERVATION, spaces.Discrete(3))), n_stack=2)
+    return make_model(PPO, env=env)
+
+
+def _recurrent() -> Any:
+    from sb3_contrib import RecurrentPPO
+
+    return make_model(RecurrentPPO, policy="MlpLstmPolicy")
+
+
+def _masked() -> Any:
+    from sb3_contrib import MaskablePPO
+
+    return make_model(MaskablePPO, action_space=spaces.MultiBinary(3))
+
+
+POLICIES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
+    "everything": (
+        lambda: make_model(PPO, UNBOUNDED_OBSERVATION, normalize=True),
+        {
+            "further_outputs": ("distribution", "value"),
+            "observation_names": ["x", "y", "z"],
+            "action_units": ["Nm", "Nm"],
+            "control_period": 0.02,
+            "max_latency_ms": 1e4,
+            "metadata": {"robot": "arm-3"},
+        },
+    ),
+    "dict": (lambda: make_model(PPO, OBSERVATIONS["Dict of anything"], policy="MultiInputPolicy"), {}),
+    "image": (lambda: make_model(DQN, OBSERVATIONS["image"], spaces.Discrete(3), policy="CnnPolicy"), {}),
+    "stacked": (_stacked, {}),
+    "recurrent": (_recurrent, {}),
+    "masked": (_masked, {}),
+}
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[Document, Any]]:
+    known: dict[str, dict[Document, Any]] = {}
+
+    def get(name: str) -> dict[Document, Any]:
+        if name not in known:
+            make, options = POLICIES[name]
+            known[name] = _documents(tmp_path_factory.mktemp(name), make(), **options)
+        return copy.deepcopy(known[name])
+
+    return get
+
+
+def _errors(document: Document, value: Any) -> list[str]:
+    validator = jsonschema.Draft202012Validator(document_schema(document))
+    return [f"{error.json_path}: {error.message}" for error in validator.iter_errors(value)]
+
+
+@pytest.mark.parametrize("document", get_args(Document))
+def test_the_schemas_in_docs_are_up_to_date(document: Document) -> None:
+    path = DOCS / FILES[document]
+    command = f"sb3-clanker schema {document} > docs/{path.name}"
+    assert json.loads(path.read_text()) == document_schema(document), f"make it anew: {command}"
+
+
+@pytest.mark.parametrize("document", get_args(Document))
+def test_the_command_line_prints_what_stands_in_docs(document: Document, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["schema", document]) == 0
+    assert capsys.readouterr().out == (DOCS / FILES[document]).read_text()
+
+
+@pytest.mark.parametrize("document", get_args(Document))
+def test_the_schemas_are_json_schema(document: Document) -> None:
+    schema = document_schema(document)
+    assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    jsonschema.Draft202012Validator.check_schema(schema)
+
+
+@pytest.mark.parametrize("document", get_args(Document))
+def test_every_field_is_explained(document: Document) -> None:
+    schema = document_schema(document)
+    for name, part in {document: schema, **schema["$defs"]}.items():
+        assert part["description"]
+        for field, of_field in part["properties"].items():
+            assert of_field.get("description"), f"{name}.{field}: no :ivar line in its docstring"
+            assert "None" not in of_field["description"].split()
+            assert "``" not in of_field["description"]
+
+
+@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("document", get_args(Document))
+def test_real_documents_fit(exported: Callable[[str], dict[Document, Any]], name: str, document: Document) -> None:
+    assert _errors(document, exported(name)[document]) == []
+
+
+def test_between_them_the_real_records_use_every_definition(exported: Callable[[str], dict[Document, Any]]) -> None:
+    """So that no part of the schema stands there untried."""
+    unseen = set(document_schema("record")["$defs"])
+    for definition in sorted(unseen):
+        schema = document_schema("record")
+        schema["$defs"][definition] = {"not": {}}
+        validator = jsonschema.Draft202012Validator(schema)
+        if any(not validator.is_valid(exported(name)["record"]) for name in POLICIES):
+            unseen.discard(definition)
+    assert unseen == {"PairedFile"}, "an export without a .zip pairs nothing; all the rest is used"
+
+
+DAMAGES: dict[str, tuple[Document, Callable[[Any], object], str]] = {
+    "a missing field": ("record", lambda record: record.pop("algorithm"), "'algorithm' is a required property"),
+    "an unknown field": ("record", lambda record: record.update(more=1), r"\('more' was unexpected\)"),
+    "entries": ("record", lambda record: record.update(entries={}), r"\('entries' was unexpected\)"),
+    "another version": ("record", lambda record: record.update(schema_version=2), r"schema_version: 1 was expected"),
+    "a number as text": ("record", lambda record: record.update(opset_version="18"), "'18' is not of type 'integer'"),
+    "an unknown role": (
+        "record",
+        lambda record: record["inputs"][0].update(role="x"),
+        r"inputs\[0\]\.role: 'x' is not",
+    ),
+    "a space of no kind": (
+        "record",
+        lambda record: record["action_space"].update(type="Tuple"),
+        "is not valid under any",
+    ),
+    "a space without a type": ("record", lambda record: record["action_space"].pop("type"), "is not valid under any"),
+    "a field of another kind": ("record", lambda record: record["action_space"].update(n=3), "is not valid under any"),
+    "no status": (
+        "record",
+        lambda record: record["normalization"].update(status="?"),
+        "normalization.status: '\\?' is not",
+    ),
+    "a shape with null": (
+        "record",
+        lambda record: record["inputs"][0]["shape"].append(None),
+        "None is not valid under",
+    ),
+    "no record": ("record", dict.clear, "is a required property"),
+    "no cases": ("vectors", lambda vectors: vectors.pop("cases"), "'cases' is a required property"),
+    "a type without a name": (
+        "vectors",
+        lambda vectors: vectors["inputs"][0].update(dtype="int8"),
+        "'int8' is not one of",
+    ),
+    "an answer as text": (
+        "vectors",
+        lambda vectors: vectors["cases"][1]["outputs"]["action"].append("0"),
+        r"cases\[1\]\.outputs\.action\[2\]: '0' is not of type 'number'",
+    ),
+    "a newer version": ("vectors", lambda vectors: vectors.update(format_version=2), "format_version: 1 was expected"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_damaged_documents_do_not_fit(exported: Callable[[str], dict[Document, Any]], name: str) -> None:
+    document, damage, expected = DAMAGES[name]
+    value = exported("everything")[document]
+    damage(value)
+    errors = "\n".join(_errors(document, value))
+    assert re.search(expected, errors), errors
+
+
+# Any dataclass ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leaf:
+    """One leaf."""
+
+    type: Literal["leaf"] = "leaf"
+    tree: Tree | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tree:
+    """A tree, of ``leaves``.
+
+    It may hold itself.
+
+    :ivar count: how many,
+        None where nobody counted
+    :ivar by_name: leaves by name
+    """
+
+    count: int | None
+    by_name: dict[str, tuple[Leaf, ...]]
+    flag: bool = False
+
+
+def test_a_schema_follows_the_annotations() -> None:
+    assert is_dataclass(Tree)
+    assert [field.name for field in fields(Tree)] == ["count", "by_name", "flag"]
+    assert json_schema(Tree) == {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Tree",
+        "description": "A tree, of `leaves`.",
+        "type": "object",
+        "properties": {
+            "count": {
+                "description": "how many, null where nobody counted",
+                "anyOf": [{"type": "integer"}, {"type": "null"}],
+            },
+            "by_name": {
+                "description": "leaves by name",
+                "type": "object",
+                "additionalProperties": {"type": "array", "items": {"$ref": "#/$defs/Leaf"}},
+            },
+            "flag": {"type": "boolean"},
+        },
+        "required": ["count", "by_name", "flag"],
+        "additionalProperties": False,
+        "$defs": {
+            "Leaf": {
+                "description": "One leaf.",
+                "type": "object",
+                "properties": {
+                    "type": {"const": "leaf"},
+                    "tree": {"anyOf": [{"$ref": "#/$defs/Tree"}, {"type": "null"}]},
+                },
+                "required": ["type", "tree"],
+                "additionalProperties": False,
+            },
+            "Tree": {**{key: json_schema(Tree)[key] for key in ("description", "type", "properties", "required")}}
+            | {"additionalProperties": False},
+        },
+    }
