@@ -26,12 +26,12 @@ from sb3_clanker.run_folder.publication import (
 )
 from sb3_clanker.run_folder.retention import Retention
 from sb3_clanker.sb3.normalization import Normalization, resolve_normalization
+from sb3_clanker.training import settings
 from sb3_clanker.training.evaluation import EvaluationLog, OnNewBest, continue_log, evaluate, evaluation_of
 from sb3_clanker.training.folder import TrainingFolder
 from sb3_clanker.training.placeholders import RunPath, fill_in
 from sb3_clanker.training.run import Training, event_of
 from sb3_clanker.training.saving import rehearse, replay_buffer_of, stage_training
-from sb3_clanker.training.settings import check_schedule, require_alike, require_names, require_positive
 
 _logger = logging.getLogger("sb3_clanker")
 
@@ -120,15 +120,15 @@ class OnnxCheckpointCallback(BaseCallback):
         verbose: int = 0,
     ) -> None:
         super().__init__(verbose=verbose)
-        require_positive("eval_freq", eval_freq)
-        require_positive("n_eval_episodes", n_eval_episodes)
+        settings.require_positive("eval_freq", eval_freq)
+        settings.require_positive("n_eval_episodes", n_eval_episodes)
         for option, count in (("save_freq", save_freq), ("keep_last", keep_last)):
             if count is not None:
-                require_positive(option, count)
+                settings.require_positive(option, count)
         if on_error not in ("warn", "raise"):
             raise OptionError("on_error", on_error, '"warn" or "raise"')
-        if not name_prefix or Path(name_prefix).name != name_prefix or "\0" in name_prefix:
-            raise OptionError("name_prefix", name_prefix, "the beginning of a file name, without a folder")
+        settings.require_prefix(name_prefix)
+        settings.require_environment(eval_env)
         if eval_env is None and (callback_on_new_best or callback_after_eval or log_path):
             raise OptionError("eval_env", None, "an environment, as callbacks or a log of evaluations were asked for")
         self._pattern = RunPath("save_path", save_path)
@@ -197,7 +197,7 @@ class OnnxCheckpointCallback(BaseCallback):
         self._counted = len(self.reports), len(self.failures)
         self._folder = folder = TrainingFolder(self.save_path, training)
         training.at_end(self._leave)
-        require_names(self.save_path, self.name_prefix)
+        settings.require_names(self.save_path, self.name_prefix)
         normalization = self._normalization()
         self._exporter = Exporter(self.model, normalization, self.options)
         self._exporter.export()
@@ -206,7 +206,7 @@ class OnnxCheckpointCallback(BaseCallback):
         if is_new and self._make_evaluation is not None:  # what it remembers is not of another training
             self.evaluation = self._make_evaluation(evaluation_of(self.model))
         if self.evaluation is not None:
-            require_alike(self.training_env, self.evaluation.eval_env)
+            settings.require_alike(self.training_env, self.evaluation.eval_env)
             self.evaluation.log_path = None  # it would make the folder of one
             self.evaluation.init_callback(self.model)
             if log is not None:
@@ -250,7 +250,7 @@ class OnnxCheckpointCallback(BaseCallback):
             frequencies = {} if self.save_freq is None else {"save_freq": (self.save_freq, self.n_calls)}
             if self.evaluation is not None:
                 frequencies["eval_freq"] = self.evaluation.eval_freq, self.evaluation.n_calls
-            check_schedule(self.model, frequencies, save_final=self.save_final, begins_anew=begins_anew)
+            settings.check_schedule(self.model, frequencies, save_final=self.save_final, begins_anew=begins_anew)
         if self.evaluation is not None:
             self.evaluation.on_training_start(self.locals, self.globals)
 

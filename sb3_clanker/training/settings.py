@@ -32,6 +32,25 @@ def require_positive(option: str, value: object) -> None:
         raise OptionError(option, value, "a positive integer")
 
 
+def require_prefix(name_prefix: object) -> None:
+    """Refuse what no file name begins with.
+
+    :raises OptionError: it is none
+    """
+    is_name = isinstance(name_prefix, str) and name_prefix and "\0" not in name_prefix
+    if not is_name or Path(str(name_prefix)).name != name_prefix:
+        raise OptionError("name_prefix", name_prefix, "the beginning of a file name, without a folder")
+
+
+def require_environment(eval_env: object) -> None:
+    """Refuse what Stable-Baselines3 would make no environment of, which it tells when evaluations are set up.
+
+    :raises OptionError: it is none
+    """
+    if eval_env is not None and not callable(getattr(eval_env, "step", None)):
+        raise OptionError("eval_env", eval_env, "an environment, or None")
+
+
 def require_names(folder: Path, name_prefix: str) -> None:
     """Refuse names that no file of a folder can have.
 
@@ -118,7 +137,10 @@ def check_schedule(
 
 
 def _calls_left(model: BaseAlgorithm) -> float:
-    """How often a training that just begins calls a callback, at most; infinite where that cannot be told."""
+    """How often a training that just begins calls a callback, at most; infinite where that cannot be told.
+
+    Who calls callbacks in a loop of their own has told the algorithm of no timesteps.
+    """
     if isinstance(model, OnPolicyAlgorithm):
         per_round = model.n_steps
     elif isinstance(model, OffPolicyAlgorithm):
@@ -129,4 +151,4 @@ def _calls_left(model: BaseAlgorithm) -> float:
     else:
         return math.inf
     rounds = math.ceil((model._total_timesteps - model.num_timesteps) / (per_round * model.n_envs))
-    return max(rounds, 0) * per_round
+    return rounds * per_round if rounds > 0 else math.inf

@@ -282,6 +282,9 @@ def test_settings_that_would_never_write_anything_are_refused(tmp_path: Path) ->
         ({"on_error": "ignore"}, 'on_error=\'ignore\' cannot be used: expected "warn" or "raise"'),
         ({"name_prefix": "a/b"}, "name_prefix='a/b' cannot be used: expected the beginning of a file name"),
         ({"name_prefix": ""}, "name_prefix='' cannot be used"),
+        ({"name_prefix": 3}, "name_prefix=3 cannot be used: expected the beginning of a file name"),
+        ({"name_prefix": b"a"}, "name_prefix=b'a' cannot be used: expected the beginning of a file name"),
+        ({"eval_env": "CartPole-v1"}, "eval_env='CartPole-v1' cannot be used: expected an environment, or None"),
         ({"log_path": "x"}, "eval_env=None cannot be used: expected an environment"),
     ],
 )

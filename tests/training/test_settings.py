@@ -123,6 +123,19 @@ def test_many_short_trainings_reach_it_together(tmp_path: Path) -> None:
     assert [failure.name for failure in callback.failures] == ["rl_model_20_steps"]
 
 
+def test_nothing_is_told_or_refused_in_a_loop_of_ones_own(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    callback = OnnxCheckpointCallback(tmp_path, save_freq=2, save_final=False)
+    model = make_model()
+    model.learn(16)
+    callback.init_callback(model)
+    callback.on_training_start({}, {})
+    for _ in range(2):
+        assert callback.on_step()
+    callback.on_training_end()
+    assert [failure.name for failure in callback.failures] == ["rl_model_16_steps"]
+    assert "beyond" not in caplog.text
+
+
 def test_what_goes_on_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     callback = OnnxCheckpointCallback(tmp_path, eval_env=_env(), save_freq=40, save_final=False)
     model = make_model()
