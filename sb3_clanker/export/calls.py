@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from sb3_clanker.errors import ClankerError, PublicationError, UnsupportedPolicyError
-from sb3_clanker.export.exporter import Exporter
+from sb3_clanker.errors import PublicationError
+from sb3_clanker.export.exporter import Exporter, typed_errors
 from sb3_clanker.options import ExportOptions, FurtherOutput, OptionsSource, as_options
 from sb3_clanker.paths import local_path
 from sb3_clanker.policy_file.record import (
@@ -24,7 +22,6 @@ from sb3_clanker.proof.subject import Subject, check_algorithm
 from sb3_clanker.report import ValidationReport
 from sb3_clanker.run_folder.publication import Publication, ensure_folder, pair_with_zip, vectors_path
 from sb3_clanker.sb3.algorithms import holds_policy_of
-from sb3_clanker.sb3.compiled import uncompiled
 from sb3_clanker.sb3.normalization import Normalization, NormalizationSource, resolve_normalization
 from sb3_clanker.writers.onnx import FilledGraph
 
@@ -131,24 +128,6 @@ def validate_policy(
     with typed_errors(model):
         normalization = resolve_normalization(model, vec_normalize, _own_zip(path, model))
         return check_policy(data, metadata, model, normalization, options)
-
-
-@contextmanager
-def typed_errors(model: BaseAlgorithm) -> Iterator[None]:
-    """Turn whatever a policy's own code raises while it is exported into an error of this package.
-
-    :raises UnsupportedPolicyError: it raised something
-    """
-    try:
-        yield
-    except (ClankerError, MemoryError, Warning):  # a warning is an error only where the caller made it one
-        raise
-    except Exception as error:
-        raise UnsupportedPolicyError(
-            type(uncompiled(model.policy)).__qualname__,
-            f"{type(error).__name__}: {error}",
-            "See whether model.predict() works on a raw observation; if it does, this is a mistake of sb3_clanker.",
-        ) from error
 
 
 def check_policy(

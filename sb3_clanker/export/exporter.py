@@ -18,7 +18,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_clanker.actor.actor import Actor
 from sb3_clanker.actor.normalize import Normalize
-from sb3_clanker.errors import NoVectorsWarning, ValidationError
+from sb3_clanker.errors import ClankerError, NoVectorsWarning, UnsupportedPolicyError, ValidationError
 from sb3_clanker.options import ExportOptions
 from sb3_clanker.policy_file.container import join_container
 from sb3_clanker.policy_file.record import (
@@ -140,7 +140,7 @@ class Exporter:
             together=together,
             replay_buffer=replay_buffer,
         )
-        with self._subject.untouched():
+        with typed_errors(self._subject.model), self._subject.untouched():
             return self._export(mean_reward, provenance)
 
     def _export(self, mean_reward: float | None, provenance: Provenance, *, anew: bool = False) -> ProvenPolicy:
@@ -242,6 +242,24 @@ class Exporter:
             return None
         policy = OnnxPolicy.from_bytes(b"".join(filled.published), metadata)
         return measure_latency(policy, take(probes.observations, 0), limit)
+
+
+@contextmanager
+def typed_errors(model: BaseAlgorithm) -> Iterator[None]:
+    """Turn whatever a policy's own code raises while it is exported into an error of this package.
+
+    :raises UnsupportedPolicyError: it raised something
+    """
+    try:
+        yield
+    except (ClankerError, MemoryError, Warning):  # a warning is an error only where the caller made it one
+        raise
+    except Exception as error:
+        raise UnsupportedPolicyError(
+            type(uncompiled(model.policy)).__qualname__,
+            f"{type(error).__name__}: {error}",
+            "See whether model.predict() works on a raw observation; if it does, this is a mistake of sb3_clanker.",
+        ) from error
 
 
 def _frame_stack_records(normalization: Normalization) -> tuple[FrameStackRecord, ...]:

@@ -183,7 +183,7 @@ def test_a_disk_that_is_full_in_the_middle_of_a_file_leaves_the_file_before_it(
     _disturb(callback, full, undisturbed, caplog, kept)
     assert all(isinstance(failure.error, PublicationError) for failure in callback.failures)
     assert "Check that the folder exists, is writable and not full." in caplog.text
-    zip_is_written = suffix in (".onnx", ".vectors.json")
+    zip_is_written = suffix != ".zip"  # it is staged first, and kept whatever becomes of the rest
     _assert_best(kept, policy=20, algorithm=40 if zip_is_written else 20)
     assert (kept / "rl_model_40_steps.zip").exists() == zip_is_written
     assert not (kept / "rl_model_40_steps.onnx").exists()

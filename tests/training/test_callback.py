@@ -376,3 +376,11 @@ def test_the_normalization_of_another_environment_is_noticed_at_the_start(
     monkeypatch.setattr(vec_normalize.obs_rms, "mean", np.zeros(7))
     with pytest.raises(NormalizationError, match=r"have the shape \(7,\)"):
         callback.init_callback(model)
+
+
+def test_what_the_code_of_a_policy_raises_is_typed_before_the_first_step(tmp_path: Path) -> None:
+    model = make_model()
+    model.policy.double()  # its own predict() hands it float32
+    with pytest.raises(UnsupportedPolicyError, match=r"RuntimeError: .* See whether model.predict\(\) works"):
+        model.learn(16, callback=OnnxCheckpointCallback(tmp_path))
+    assert model.num_timesteps == 0
