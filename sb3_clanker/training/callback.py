@@ -56,7 +56,7 @@ class OnnxCheckpointCallback(BaseCallback):
     A training that begins anew moves files of an earlier one that it would overwrite, all together, into ``previous_1``
     in the folder, or the next number. One that goes on (``learn(..., reset_num_timesteps=False)`` of a loaded model)
     goes on in the same files: with the best score so far, and with the checkpoints that ``keep_last`` counts; it moves
-    only what lies further on than where it goes on from.
+    only what lies further on than where it goes on from, or does not tell, as a best without its ``.onnx``.
 
     Many trainings may have one ``save_path``, with placeholders: ``{env}``, the id of the environment, and ``{run}``, a
     number that no other run has, in whichever process. ``"runs/{env}_{run}"`` becomes ``runs/CartPole-v1_1`` when

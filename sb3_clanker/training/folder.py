@@ -47,7 +47,8 @@ class TrainingFolder:
 
         :param name_prefix: beginning of the names of its checkpoints
         :param num_timesteps: where it stands: at 0 all is another's; later on, what lies further on is
-        :param is_own: whether it trained here before, with this algorithm: what has no record of its time is its own
+        :param is_own: whether it trained here before, with this algorithm: what has no record of its time or its score
+            is then its own
         :param has_best: whether its evaluation remembers a best, which stays if it trained here before
         :param log: a log of evaluations that it would overwrite, here or elsewhere
         :raises PublicationError: they cannot be moved
@@ -91,7 +92,9 @@ class TrainingFolder:
         if num_timesteps == 0:
             return True
         record = self._record(generation)
-        return not is_own if record is None else record.training.num_timesteps > num_timesteps
+        if record is None or (generation == BEST and record.training.mean_reward is None):
+            return not is_own  # nothing tells of when it was written, or how good it is
+        return record.training.num_timesteps > num_timesteps
 
     def _checkpoint(self, generation: Generation, record: PolicyMetadata) -> Checkpoint:
         path = self._path / f"{generation.stem}.onnx"

@@ -44,12 +44,19 @@ class RunPath:
         if "\0" in str(path):
             raise OptionError(option, str(path), "a path that a folder can have")
         self.placeholders = frozenset(str(name) for name, *_ in fields)
-        here = re.sub(r"[{}]", r"\g<0>\g<0>", str(Path.cwd()))
-        self._pattern = str(Path(here) / path)
+        self._pattern = str(path if path.is_absolute() else _here(option, path) / path)
 
     def fill_in(self, env: str = "{env}", run: str = "{run}") -> Path:
         """The path, with these in the place of its placeholders."""
         return Path(self._pattern.format(env=env, run=run))
+
+
+def _here(option: str, path: Path) -> Path:
+    """The working directory, its braces doubled."""
+    try:
+        return Path(re.sub(r"[{}]", r"\g<0>\g<0>", str(Path.cwd())))
+    except OSError as error:  # it may have been deleted
+        raise OptionError(option, str(path), f"an absolute path: there is no working directory ({error})") from error
 
 
 def fill_in(path: RunPath, env: VecEnv, training: Training) -> tuple[str, str]:

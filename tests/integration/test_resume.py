@@ -22,6 +22,7 @@ from sb3_clanker import (
     ExportOptions,
     OnnxCheckpointCallback,
     OnnxPolicy,
+    export_policy,
     load_checkpoint,
     read_metadata,
 )
@@ -272,6 +273,16 @@ def test_a_new_training_inherits_nothing_and_keeps_what_it_finds(
     assert contents(previous) == before
     assert _steps(previous) == [20, 40, 60, 80]
     assert _load(previous / "rl_model_60_steps.zip").num_timesteps == 60
+
+
+def test_a_best_without_its_score_is_moved(folder: Path) -> None:
+    export_policy(_load(folder / "best_model.zip"), folder / "best_model.onnx")  # as the command line does
+    before = (folder / "best_model.zip").read_bytes()
+    model = _load(folder / "rl_model_80_steps.zip")
+    callback = _evaluated(model, folder, SCORES | {90: -8.0}, save_final=False)
+    _learn(model, 90, callback)
+    assert callback.best_mean_reward == -8.0
+    assert (folder / "previous_1" / "best_model.zip").read_bytes() == before
 
 
 def test_an_older_checkpoint_moves_what_came_after_it(folder: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -74,6 +74,16 @@ def test_an_id_is_made_fit_for_a_file_name(described: str, expected: str, monkey
     assert environment_id(env) == expected
 
 
+def test_without_a_working_directory_a_path_has_to_be_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert OnnxCheckpointCallback(tmp_path / "run").save_path == tmp_path / "run"
+    with pytest.raises(OptionError, match=r"save_path='run' cannot be used: expected an absolute path: there is no w"):
+        OnnxCheckpointCallback("run")
+
+
 def test_each_run_has_a_number_of_its_own(tmp_path: Path) -> None:
     path = RunPath("save_path", tmp_path / "{env}_{run}" / "x{run}")
     (tmp_path / "a_7").mkdir()
