@@ -46,7 +46,6 @@ from sb3_clanker.sb3.normalization import Normalization
 from sb3_clanker.sb3.statistics import collect_statistics
 from sb3_clanker.sb3.wrappers import wrapper_names
 from sb3_clanker.targets.check import require_target
-from sb3_clanker.writers.baked import baked_in
 from sb3_clanker.writers.onnx import FilledGraph, Graph
 
 _PACKAGES = (
@@ -150,8 +149,9 @@ class Exporter:
         actor = subject.actor()
         require_target(actor, options.target)
         tensors, graph = actor.tensors(), self._graph
+        subject.check_finite(tensors)
         with _timed(seconds, "trace"):
-            now = baked_in(actor, standard=subject.is_standard())
+            now = subject.baked_in(actor)
             fresh = anew or graph is None or now is None or now != self._baked_in or not graph.fits(tensors)
             if graph is None or fresh:
                 graph, self._dtype = Graph(subject.copied_actor(now), options.opset_version), None

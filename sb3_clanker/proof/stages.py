@@ -71,7 +71,7 @@ def prove(
         files.insert(0, (b"".join(filled.published), metadata))
     data, described = files[0]
     with _stage(report, "structure") as note:
-        onnx.checker.check_model(data, full_check=True)
+        onnx.checker.check_model(data, full_check=in_full)  # in full, it infers shapes, which no weight changes
         model = onnx.load_from_string(data)
         note(f"{len(model.graph.node)} nodes, {len(data):,} bytes")
     with _stage(report, "contract") as note:

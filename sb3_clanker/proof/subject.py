@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+import functools
+import math
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
+from torch import nn
 
 from sb3_clanker.actor.actor import Actor, check_predict, make_actor, masked_choices
 from sb3_clanker.actor.extra_outputs import Further
@@ -22,13 +25,15 @@ from sb3_clanker.proof.twin import CpuTwin, needs_twin, require_alike
 from sb3_clanker.sb3.compiled import uncompiled, uncompiled_name
 from sb3_clanker.sb3.copying import copy_policy
 from sb3_clanker.sb3.normalization import Normalization
-from sb3_clanker.sb3.standard import is_of_library, is_standard, space_bounds
+from sb3_clanker.sb3.standard import is_of_library, settings, space_bounds
 from sb3_clanker.sb3.untouched import untouched
 from sb3_clanker.sb3.wrappers import warn_of_inner_normalization
 from sb3_clanker.writers.baked import baked_in
 
 _N_IN_FULL = 64
 """How many random observations a new graph is proven on: as many as find a fault that few actions show."""
+_N_WEIGHTS = 32
+"""How many at most where its weights alone are new."""
 _N_TWIN = 16
 """How many observations a twin is held against the live policy on."""
 
@@ -48,6 +53,7 @@ class Subject:
         self.model, self.normalization, self._options = model, normalization, options
         self._actor: Actor | None = None
         self._around: Hashable = None
+        self._settings: Hashable = None
         self._drawn: dict[int, Batch] = {}
         self._twin: CpuTwin | None = None
         warn_of_inner_normalization(model.get_env())
@@ -62,15 +68,12 @@ class Subject:
     @contextmanager
     def untouched(self) -> Iterator[None]:
         """Afterwards everything is as it was, whatever code of a user the policy has run meanwhile."""
-        if self.is_standard():  # a prediction changes nothing but modes, which are kept at each
+        self._settings = settings(self.policy)
+        if self._settings is not None:  # a prediction changes nothing but modes, which are kept at each
             yield
         else:
             with untouched(self.policy):
                 yield
-
-    def is_standard(self) -> bool:
-        """Whether the policy runs no code of a user."""
-        return is_standard(self.policy)
 
     def check(self) -> None:
         """Refuse what no file can do, or should: it may come up while training goes on.
@@ -78,28 +81,30 @@ class Subject:
         :raises UnsupportedPolicyError: the policy or the algorithm overrides ``predict``
         :raises UnsupportedWrapperError: a wrapper changes observations
         :raises PrecisionError: float32 cannot tell observations apart
-        :raises NonFiniteWeightsError: the policy has diverged
         """
         check_algorithm(self.model)
         check_predict(self.policy)
         check_pipeline(self.model, self.normalization.vec_normalize)
         check_precision(self.model.policy.observation_space, self.normalization.statistics())
-        self.check_finite()
 
-    def check_finite(self) -> None:
+    def check_finite(self, tensors: Mapping[str, th.Tensor] | None = None) -> None:
         """Refuse a policy that has diverged, in whichever of its networks.
 
         In a buffer, infinity may well be meant (a mask, a bound), and anything in one that is not saved.
 
+        :param tensors: what ``Actor.tensors`` gives, where that is known
         :raises NonFiniteWeightsError: it has
         """
-        for name, parameter in self.policy.named_parameters():
-            if not np.isfinite(_total(parameter)) and not parameter.isfinite().all():  # a sum may overflow
-                raise NonFiniteWeightsError(uncompiled_name(name))
-        for name, buffer in self.policy.named_buffers():
-            suspect = buffer.is_floating_point() and np.isnan(_total(buffer))
-            if suspect and buffer.isnan().any() and name in self.policy.state_dict():
-                raise NonFiniteWeightsError(uncompiled_name(name), buffer=True)
+        with np.errstate(over="ignore", invalid="ignore"):
+            for name, tensor in (self.actor().tensors() if tensors is None else tensors).items():
+                if not tensor.is_floating_point() or math.isfinite(_total(tensor)):  # a sum may overflow
+                    continue
+                of_policy = name.removeprefix("policy.")
+                if isinstance(tensor, nn.Parameter):
+                    if not tensor.isfinite().all():
+                        raise NonFiniteWeightsError(of_policy)
+                elif tensor.isnan().any() and of_policy in map(uncompiled_name, self.policy.state_dict()):
+                    raise NonFiniteWeightsError(of_policy, buffer=True)
 
     def actor(self) -> Actor:
         """The actor of the policy as it is now, on the CPU: of the live policy, or of its twin."""
@@ -111,6 +116,11 @@ class Subject:
         if self._actor is None or self._actor.policy is not policy or statistics:
             self._actor = make_actor(policy, statistics, self._options)
         return self._actor
+
+    def baked_in(self, actor: Actor) -> Hashable:
+        """Everything that a trace of the actor bakes in, within :meth:`untouched`; None where it cannot be told."""
+        within = baked_in(actor, self._settings)
+        return None if within is None else (self._around, within)
 
     def _on_cpu(self) -> BasePolicy:
         live = self.policy
@@ -125,12 +135,12 @@ class Subject:
     def copied_actor(self, now: Hashable) -> Actor:
         """An actor that may be left in any state.
 
-        :param now: what :func:`baked_in` found in the policy
+        :param now: what :meth:`baked_in` found in the policy
         :raises UnsupportedPolicyError: the copy does not do what the policy does
         """
         policy = self.policy
         actor = make_actor(copy_policy(policy), self.normalization.statistics(), self._options)
-        if not self.is_standard() and baked_in(actor, standard=False) != now:
+        if self._settings is None and self.baked_in(actor) != now:
             raise UnsupportedPolicyError(
                 type(policy).__qualname__,
                 "a copy of it computes something else",
@@ -164,14 +174,15 @@ class Subject:
         :param in_full: whether the graph is new, and so tried on a lattice as well; else few do for a large network
         :param n_samples: how many random ones; None chooses
         """
-        n_samples = n_samples or self._options.n_samples or (_N_IN_FULL if in_full else self._n_samples())
+        n_samples = n_samples or self._options.n_samples or (_N_IN_FULL if in_full else self._n_samples)
         seen = seen_observations(self.model, self.normalization.vec_normalize, n_samples)
         return gather_probes(self._draw(n_samples, in_full), seen, masked_choices(self.model.policy))
 
+    @functools.cached_property
     def _n_samples(self) -> int:
         """Many observations for a small network, few for a large one: the proof costs what the network costs."""
         n_parameters = sum(map(th.Tensor.numel, self.model.policy.parameters()))
-        return int(np.clip(1_000_000 // max(n_parameters, 1), 2, _N_IN_FULL))
+        return int(np.clip(1_000_000 // max(n_parameters, 1), 2, _N_WEIGHTS))
 
     def _draw(self, n_samples: int, lattice: bool) -> Batch:
         """Random observations: the same at each export, unless statistics have moved on."""
@@ -185,8 +196,7 @@ class Subject:
 
 def _total(tensor: th.Tensor) -> float:
     """The sum of a tensor: quick, and wakes no thread."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        return float(np.add.reduce(tensor.detach().cpu().float().numpy(), axis=None))
+    return float(np.add.reduce(tensor.detach().cpu().float().numpy(), axis=None))
 
 
 def check_algorithm(model: object) -> None:

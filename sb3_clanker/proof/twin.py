@@ -19,7 +19,7 @@ from sb3_clanker.errors import UnsupportedPolicyError
 from sb3_clanker.proof.reference import Prediction
 from sb3_clanker.sb3.compiled import uncompiled_name
 from sb3_clanker.sb3.copying import copy_policy
-from sb3_clanker.sb3.standard import is_standard, settings, space_bounds
+from sb3_clanker.sb3.standard import settings, space_bounds
 
 LOOSE = 0.02
 """Difference that the arithmetic of an accelerator may make, in units of half the range of a Box, or of the largest
@@ -47,7 +47,7 @@ class CpuTwin:
 
     def is_of(self, policy: BasePolicy) -> bool:
         """Whether a policy differs from the one that was copied in its parameters and buffers alone."""
-        return policy is self._live and is_standard(policy) and self._settings == _settings(policy)
+        return policy is self._live and settings(policy) is not None and self._settings == _settings(policy)
 
     def update(self) -> None:
         """Copy the live weights and buffers."""

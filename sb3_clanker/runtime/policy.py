@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import reprlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -53,7 +54,6 @@ class OnnxPolicy:
     :raises PolicyFileError: not a policy of this package, or damaged, or not runnable
     :raises UnsafeGraphError: a graph that no policy needs, and that could be costly to load or read other files
     :ivar metadata: what the file says of itself
-    :ivar rng: generator of random actions, for a file that can sample; replace it for a seeded one
 
     >>> policy = OnnxPolicy("runs/cartpole/best_model.onnx")  # doctest: +SKIP
     >>> action, _ = policy.predict(np.zeros(4, dtype=np.float32))  # doctest: +SKIP
@@ -89,7 +89,11 @@ class OnnxPolicy:
         self._outputs = ["action", "h_out", "c_out"] if metadata.recurrent else ["action"]
         self._sampled = [spec.name for spec in metadata.outputs if spec.name.startswith("action_")]
         self._sample = make_sampler(metadata)
-        self.rng = np.random.default_rng()
+
+    @functools.cached_property
+    def rng(self) -> np.random.Generator:
+        """Generator of random actions, for a file that can sample; replace it for a seeded one."""
+        return np.random.default_rng()
 
     @property
     def observation_space(self) -> spaces.Space[Any]:

@@ -20,20 +20,20 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from sb3_clanker.actor.actor import Actor
 from sb3_clanker.sb3.compiled import eager
-from sb3_clanker.sb3.standard import settings, space_bounds
 
 
-def baked_in(actor: Actor, *, standard: bool) -> Hashable:
+def baked_in(actor: Actor, settings: Hashable) -> Hashable:
     """Everything that a trace of an actor bakes in, to be compared with what it was; None where it cannot be told.
 
+    The bounds of its spaces, which the actor holds, are not looked at.
+
     :param actor: an actor on the CPU
-    :param standard: whether its policy is; else it is run, in evaluation mode
+    :param settings: those of its policy, where that is standard; else it is run, in evaluation mode
     """
-    bounds = space_bounds(actor.policy)
-    if standard:
-        return bounds, settings(actor.policy)
+    if settings is not None:
+        return settings
     try:
-        return bounds, _record(actor)
+        return _record(actor)
     except Exception:  # whatever the policy's own code raises; its trace in full will say it in words
         return None
 

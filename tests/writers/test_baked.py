@@ -20,7 +20,7 @@ from torch import nn
 from sb3_clanker import ExportOptions
 from sb3_clanker.actor.actor import make_actor
 from sb3_clanker.sb3.copying import copy_policy
-from sb3_clanker.sb3.standard import is_standard
+from sb3_clanker.sb3.standard import is_standard, settings, space_bounds
 from sb3_clanker.writers.baked import baked_in
 from tests.worlds import make_model, spread
 
@@ -29,7 +29,8 @@ DISCRETE = spaces.Discrete(4)
 
 def _baked_in(model: BaseAlgorithm) -> Any:
     actor = make_actor(model.policy, {}, ExportOptions())
-    return baked_in(actor, standard=is_standard(model.policy))
+    within = baked_in(actor, settings(model.policy))
+    return None if within is None else (space_bounds(model.policy), within)
 
 
 class _Caching(BaseFeaturesExtractor):
@@ -169,7 +170,7 @@ def test_a_method_that_is_replaced_in_its_class_makes_a_policy_no_standard_one(m
 def test_a_copy_has_the_same() -> None:
     model = make_model(policy_kwargs={"features_extractor_class": _Caching})
     actor = make_actor(copy_policy(model.policy), {}, ExportOptions())
-    assert baked_in(actor, standard=False) == _baked_in(model)
+    assert (space_bounds(model.policy), baked_in(actor, None)) == _baked_in(model)
 
 
 _POSITIONS: dict[int, th.Tensor] = {}
@@ -202,7 +203,7 @@ class _FillingCaches(_Caching):
 def test_a_first_call_that_fills_caches_is_as_any_other() -> None:
     model = make_model(policy_kwargs={"features_extractor_class": _FillingCaches})
     actor = make_actor(copy_policy(model.policy), {}, ExportOptions())
-    found = [_baked_in(model), baked_in(actor, standard=False), _baked_in(model)]
+    found = [_baked_in(model), (space_bounds(model.policy), baked_in(actor, None)), _baked_in(model)]
     assert found[0] is not None
     assert len(set(found)) == 1
 
