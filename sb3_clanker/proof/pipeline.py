@@ -9,13 +9,10 @@ Nothing here steps or resets the environment of the training, and no generator a
 from __future__ import annotations
 
 import copy
-import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import (
     VecCheckNan,
@@ -32,6 +29,7 @@ from stable_baselines3.common.vec_env.stacked_observations import StackedObserva
 from sb3_clanker.errors import UnsupportedWrapperError
 from sb3_clanker.proof.probes import Batch, batch_size, draw_observations, take
 from sb3_clanker.sb3.statistics import collect_statistics
+from sb3_clanker.sb3.untouched import generators_kept
 from sb3_clanker.sb3.wrappers import frame_stacks, stacked_by_key, vec_chain
 
 _KNOWN: tuple[type[VecEnvWrapper], ...] = (VecMonitor, VecCheckNan, VecVideoRecorder, VecTransposeImage, VecFrameStack)
@@ -160,7 +158,7 @@ def _overridden(wrapper: VecEnvWrapper, base: type[VecEnvWrapper]) -> list[str]:
 def _try(wrapper: VecEnvWrapper, observations: Batch) -> None:
     name, rows = type(wrapper).__name__, np.arange(wrapper.num_envs)
     try:
-        with _generators_kept():
+        with generators_kept():
             source = _Source(wrapper.venv)
             tried = _copy_around(wrapper, source)
             changes = False
@@ -258,15 +256,3 @@ def _same(one: Any, other: Any) -> bool:
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
     return not isinstance(one, dict) and not isinstance(other, dict) and np.array_equal(one, other, equal_nan=True)
-
-
-@contextmanager
-def _generators_kept() -> Iterator[None]:
-    """What draws random numbers from a generator of all leaves it as it was."""
-    states = random.getstate(), np.random.get_state(), th.get_rng_state()  # noqa: NPY002
-    try:
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002
-        th.set_rng_state(states[2])

@@ -54,8 +54,17 @@ def modes_kept(policy: nn.Module) -> Iterator[None]:
 @contextmanager
 def untouched(policy: BasePolicy) -> Iterator[None]:
     """Afterwards the generators of the process are where they were, and so is all that the policy can reach."""
+    with generators_kept(), ExitStack() as stack:
+        for put_back in _states(policy):
+            stack.callback(put_back)
+        yield
+
+
+@contextmanager
+def generators_kept() -> Iterator[None]:
+    """Afterwards the generators of the process are where they were."""
     with ExitStack() as stack:
-        for put_back in (*_generators(), *_states(policy)):
+        for put_back in _generators():
             stack.callback(put_back)
         yield
 
