@@ -4,8 +4,8 @@ Parameters and buffers are inputs of a traced graph. Whatever else decides an ac
 the trace: a number that training anneals, a tensor or an array in a plain attribute, a global variable, a bound.
 
 Where all modules are torch's, Stable-Baselines3's and sb3-contrib's own, that is their settings, which are read in
-microseconds. Otherwise the actor is run once on its example inputs, and each operation that torch dispatches is
-recorded with its constants. Attributes say too little for that (closures and globals) and too much (caches, counters).
+microseconds. Otherwise the actor is run on its example inputs, and each operation that torch dispatches is recorded
+with its constants. Attributes say too little for that (closures and globals) and too much (caches, counters).
 """
 
 from __future__ import annotations
