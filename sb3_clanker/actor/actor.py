@@ -22,15 +22,8 @@ from sb3_clanker.actor.labels import label_action, label_observations
 from sb3_clanker.actor.observation import observation_inputs
 from sb3_clanker.errors import UnsupportedPolicyError, UnsupportedSpaceError
 from sb3_clanker.options import ExportOptions
-from sb3_clanker.policy_file.tensors import (
-    BATCH,
-    DictSpace,
-    LeafSpace,
-    TensorSpec,
-    action_dim,
-    describe_space,
-    round_inward,
-)
+from sb3_clanker.policy_file.spaces import DictSpace, LeafSpace, action_dim, describe_space, round_inward
+from sb3_clanker.policy_file.tensors import BATCH, TensorSpec
 from sb3_clanker.sb3.compiled import uncompiled, uncompiled_name
 from sb3_clanker.sb3.statistics import Statistics
 from sb3_clanker.targets.check import feeds_unit_images, unused_inputs

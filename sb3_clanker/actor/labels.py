@@ -8,7 +8,8 @@ from dataclasses import replace
 
 from sb3_clanker.errors import OptionError
 from sb3_clanker.options import ExportOptions
-from sb3_clanker.policy_file.tensors import DictSpace, DiscreteSpace, LeafSpace, ObservationSpace, TensorSpec
+from sb3_clanker.policy_file.spaces import DictSpace, DiscreteSpace, LeafSpace, ObservationSpace
+from sb3_clanker.policy_file.tensors import TensorSpec
 
 
 def label_observations(

@@ -19,7 +19,8 @@ from sb3_clanker.errors import ClankerError, PublicationError, TargetError
 from sb3_clanker.policy_file.json_schema import document_schema
 from sb3_clanker.policy_file.record import PolicyMetadata, parse, read_file, read_metadata
 from sb3_clanker.policy_file.schema import to_json
-from sb3_clanker.policy_file.tensors import DictSpace, ObservationSpace, TensorSpec
+from sb3_clanker.policy_file.spaces import DictSpace, ObservationSpace
+from sb3_clanker.policy_file.tensors import TensorSpec
 from sb3_clanker.policy_file.vectors import read_vectors
 from sb3_clanker.run_folder.identity import require_matched
 from sb3_clanker.runtime.check_vectors import check_vectors

@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from sb3_clanker.policy_file.tensors import (
-    BATCH,
-    LARGEST_BYTE,
+from sb3_clanker.policy_file.spaces import (
     BoxSpace,
     DictSpace,
     DiscreteSpace,
@@ -15,10 +13,9 @@ from sb3_clanker.policy_file.tensors import (
     MultiBinarySpace,
     MultiDiscreteSpace,
     ObservationSpace,
-    Sampling,
-    TensorSpec,
     action_dim,
 )
+from sb3_clanker.policy_file.tensors import BATCH, LARGEST_BYTE, Sampling, TensorSpec
 
 _LARGEST = 1 << 26
 """Elements of one observation or state: far beyond any real one, and small enough to be allocated without harm."""

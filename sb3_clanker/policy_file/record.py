@@ -31,7 +31,8 @@ from sb3_clanker.paths import is_file, local_path
 from sb3_clanker.policy_file.consistency import contradictions
 from sb3_clanker.policy_file.container import MalformedContainerError, join_container, split_container
 from sb3_clanker.policy_file.schema import from_json, parse_json, to_json
-from sb3_clanker.policy_file.tensors import LeafSpace, ObservationSpace, Sampling, TensorSpec, action_dim
+from sb3_clanker.policy_file.spaces import LeafSpace, ObservationSpace, action_dim
+from sb3_clanker.policy_file.tensors import Sampling, TensorSpec
 from sb3_clanker.report import CrossCheckRecord, LatencyRecord
 
 SCHEMA_VERSION = 1

@@ -12,7 +12,8 @@ import onnx
 from onnx.external_data_helper import uses_external_data
 
 from sb3_clanker.policy_file.record import PolicyMetadata, contract_entries
-from sb3_clanker.policy_file.tensors import BATCH, TensorSpec, action_dim
+from sb3_clanker.policy_file.spaces import action_dim
+from sb3_clanker.policy_file.tensors import BATCH, TensorSpec
 
 _INPUT_TYPES = {
     "observation": ("float32", "uint8"),

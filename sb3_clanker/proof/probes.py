@@ -16,7 +16,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from sb3_clanker.actor.observation import is_normalized_image, leaf_spaces
-from sb3_clanker.policy_file.tensors import round_inward
+from sb3_clanker.policy_file.spaces import round_inward
 from sb3_clanker.proof.lattice import before_normalization, draw_lattice
 from sb3_clanker.sb3.statistics import Statistics
 

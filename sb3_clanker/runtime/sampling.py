@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sb3_clanker.policy_file.record import PolicyMetadata
-from sb3_clanker.policy_file.tensors import BoxSpace, DiscreteSpace, MultiDiscreteSpace, bounds, round_inward
+from sb3_clanker.policy_file.spaces import BoxSpace, DiscreteSpace, MultiDiscreteSpace, bounds, round_inward
 
 Sampler: TypeAlias = Callable[[Mapping[str, NDArray[Any]], np.random.Generator], NDArray[Any]]
 """From the further outputs of a file and a generator to actions, float of shape (batch, action_dim)."""

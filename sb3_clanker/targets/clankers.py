@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from sb3_clanker.policy_file.record import PolicyMetadata
-from sb3_clanker.policy_file.tensors import BATCH, BoxSpace, DictSpace, ObservationSpace, TensorSpec, bounds
+from sb3_clanker.policy_file.spaces import BoxSpace, DictSpace, ObservationSpace, bounds
+from sb3_clanker.policy_file.tensors import BATCH, TensorSpec
 from sb3_clanker.targets.target import Mode, Signature, Target, TargetName, is_static, listed, shown
 
 IMAGE = "image"

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 from typing import Literal, Protocol
 
 from sb3_clanker.policy_file.record import PolicyMetadata
-from sb3_clanker.policy_file.tensors import ObservationSpace, TensorSpec
+from sb3_clanker.policy_file.spaces import ObservationSpace
+from sb3_clanker.policy_file.tensors import TensorSpec
 
 TargetName = Literal["clankers", "onnxruntime-web", "tract"]
 Mode = Literal["vector", "vision"]

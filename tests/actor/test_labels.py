@@ -13,7 +13,8 @@ from gymnasium import spaces
 from sb3_clanker import ClankerError, ExportOptions, export_policy, read_metadata
 from sb3_clanker.actor.labels import label_action, label_observations
 from sb3_clanker.errors import OptionError
-from sb3_clanker.policy_file.tensors import ObservationSpace, TensorSpec, describe_space
+from sb3_clanker.policy_file.spaces import ObservationSpace, describe_space
+from sb3_clanker.policy_file.tensors import TensorSpec
 from tests.worlds import BOX_ACTION, BOX_OBSERVATION, MATRIX_ACTION, make_model
 
 DICT = spaces.Dict({"joints": BOX_OBSERVATION, "mode": spaces.Discrete(2), "bits": spaces.MultiBinary(4)})

@@ -31,7 +31,7 @@ from sb3_clanker import ClankerError, OnnxPolicy, read_metadata
 from sb3_clanker.cli.main import main as command_line
 from sb3_clanker.policy_file.container import join_container, read_fields, split_container
 from sb3_clanker.policy_file.record import PolicyMetadata
-from sb3_clanker.policy_file.tensors import BoxSpace, DictSpace, LeafSpace, MultiBinarySpace
+from sb3_clanker.policy_file.spaces import BoxSpace, DictSpace, LeafSpace, MultiBinarySpace
 from sb3_clanker.policy_file.vectors import read_vectors
 from sb3_clanker.runtime.check_vectors import check_vectors
 

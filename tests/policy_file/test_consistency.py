@@ -19,7 +19,7 @@ from sb3_clanker.errors import MetadataError
 from sb3_clanker.policy_file.consistency import contradictions
 from sb3_clanker.policy_file.container import split_container
 from sb3_clanker.policy_file.record import parse, stamp
-from sb3_clanker.policy_file.tensors import (
+from sb3_clanker.policy_file.spaces import (
     BoxSpace,
     DictSpace,
     DiscreteSpace,
@@ -27,10 +27,10 @@ from sb3_clanker.policy_file.tensors import (
     MultiBinarySpace,
     MultiDiscreteSpace,
     ObservationSpace,
-    TensorSpec,
     action_dim,
     describe_space,
 )
+from sb3_clanker.policy_file.tensors import TensorSpec
 from tests.support import ACTIONS, OBSERVATIONS
 from tests.worlds import make_model
 

@@ -36,7 +36,8 @@ from sb3_clanker.policy_file.record import (
     parse,
     stamp,
 )
-from sb3_clanker.policy_file.tensors import BoxSpace, DiscreteSpace, TensorSpec
+from sb3_clanker.policy_file.spaces import BoxSpace, DiscreteSpace
+from sb3_clanker.policy_file.tensors import TensorSpec
 from sb3_clanker.report import CrossCheckRecord
 from tests.worlds import BOX_ACTION, BOX_OBSERVATION, make_model
 

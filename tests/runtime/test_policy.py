@@ -21,7 +21,7 @@ from sb3_clanker import ClankerError, OnnxPolicy, export_policy
 from sb3_clanker.errors import MissingFileError, ObservationError, PolicyFileError, StochasticActionError
 from sb3_clanker.policy_file.container import split_container
 from sb3_clanker.policy_file.record import PolicyMetadata, stamp
-from sb3_clanker.policy_file.tensors import BoxSpace
+from sb3_clanker.policy_file.spaces import BoxSpace
 from tests.worlds import (
     BOX_ACTION,
     BOX_OBSERVATION,

@@ -35,7 +35,8 @@ from sb3_clanker.cli.main import main
 from sb3_clanker.errors import ObservationError, OptionError, TargetError, ValidationError
 from sb3_clanker.policy_file.record import FrameStackRecord
 from sb3_clanker.policy_file.schema import to_json
-from sb3_clanker.policy_file.tensors import DiscreteSpace, ObservationSpace, TensorSpec, describe_space
+from sb3_clanker.policy_file.spaces import DiscreteSpace, ObservationSpace, describe_space
+from sb3_clanker.policy_file.tensors import TensorSpec
 from sb3_clanker.policy_file.vectors import read_vectors
 from sb3_clanker.run_folder.publication import vectors_path
 from sb3_clanker.runtime.check_vectors import check_vectors

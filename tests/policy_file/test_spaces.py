@@ -13,7 +13,7 @@ from stable_baselines3.common.preprocessing import get_action_dim
 
 from sb3_clanker.errors import ClankerError, UnsupportedSpaceError
 from sb3_clanker.policy_file.schema import from_json, to_json
-from sb3_clanker.policy_file.tensors import (
+from sb3_clanker.policy_file.spaces import (
     BoxSpace,
     DictSpace,
     DiscreteSpace,
