@@ -145,7 +145,8 @@ def _inspect_target(metadata: PolicyMetadata, options: argparse.Namespace) -> No
 
 
 def _summary(metadata: PolicyMetadata) -> list[tuple[str, str]]:
-    check, training, files = metadata.cross_check, metadata.training, metadata.provenance
+    check, training = metadata.cross_check, metadata.training
+    files = metadata.checkpoint.files if metadata.checkpoint else ()
     reward = "" if training.mean_reward is None else f", mean reward {training.mean_reward:.2f}"
     lines = [
         ("policy", f"{metadata.algorithm} ({metadata.policy_class})"),
@@ -156,8 +157,8 @@ def _summary(metadata: PolicyMetadata) -> list[tuple[str, str]]:
         *(("output", _describe_tensor(spec)) for spec in metadata.outputs),
         ("normalization", metadata.normalization.status),
         ("opset", f"{metadata.opset_version} (IR version {metadata.ir_version})"),
-        ("created", files.created),
-        *(("belongs to", file.name) for file in (files.algorithm_file, files.statistics_file) if file),
+        ("created", metadata.provenance.created),
+        *(("belongs to", file.name) for file in files),
         *((key, value) for key, value in metadata.entries.items()),
         ("digest", f"{metadata.digest} (verified)"),
     ]

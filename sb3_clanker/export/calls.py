@@ -13,6 +13,7 @@ from sb3_clanker.export.exporter import Exporter, typed_errors
 from sb3_clanker.options import ExportOptions, FurtherOutput, OptionsSource, as_options
 from sb3_clanker.paths import local_path
 from sb3_clanker.policy_file.record import (
+    CheckpointRecord,
     PolicyMetadata,
     parse,
     read_file,
@@ -156,9 +157,9 @@ def write_policy(
 ) -> ExportReport:
     """Export to a file whose normalization and ``.zip`` are known; errors as in :func:`export_policy`."""
     ensure_folder(path.parent)
-    proven = Exporter(model, normalization, options).export(
-        algorithm_file=pair_with_zip(zip_path) if zip_path else None, statistics_file=normalization.file
-    )
+    zip_file = pair_with_zip(zip_path) if zip_path else None
+    checkpoint = CheckpointRecord(algorithm_file=zip_file, statistics_file=normalization.file)
+    proven = Exporter(model, normalization, options).export(checkpoint=checkpoint if checkpoint.files else None)
     start = time.perf_counter()
     with Publication(path.parent, durable=True) as publication:
         publication.stage(path.name, proven.write)

@@ -121,25 +121,38 @@ class PairedFile:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CheckpointRecord:
+    """The checkpoint that the file is part of: the other files of the same instant.
+
+    :ivar algorithm_file: the ``.zip`` of Stable-Baselines3
+    :ivar statistics_file: the VecNormalize statistics
+    :ivar replay_buffer: whether the replay buffer was written too
+    :ivar together: whether all of them were written together, by :class:`OnnxCheckpointCallback`
+    """
+
+    algorithm_file: PairedFile | None = None
+    statistics_file: PairedFile | None = None
+    replay_buffer: bool = False
+    together: bool = False
+
+    @property
+    def files(self) -> tuple[PairedFile, ...]:
+        """The files that have a digest."""
+        return tuple(file for file in (self.algorithm_file, self.statistics_file) if file)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Provenance:
     """Where the file comes from.
 
     :ivar created: UTC time in ISO 8601
     :ivar versions: versions of Python and of the packages that took part
-    :ivar algorithm_file: the ``.zip`` of Stable-Baselines3 that belongs to this file
-    :ivar statistics_file: the VecNormalize statistics that belong to it
-    :ivar together: whether these files were written together with this one, by :class:`OnnxCheckpointCallback`
-    :ivar replay_buffer: whether the replay buffer of the same instant was too
     :ivar seal: ``sha256:`` and the digest of this record, taken with an empty seal; :attr:`PolicyMetadata.digest` is in
         it, so that it covers graph and weights as well
     """
 
     created: str
     versions: dict[str, str]
-    algorithm_file: PairedFile | None = None
-    statistics_file: PairedFile | None = None
-    together: bool = False
-    replay_buffer: bool = False
     seal: str = ""
 
 
@@ -165,6 +178,7 @@ class PolicyMetadata:
     :ivar control_period: seconds from one action to the next, None where the caller gave none
     :ivar training: how far training was
     :ivar provenance: where the file comes from
+    :ivar checkpoint: the checkpoint that the file is part of, None where it was exported alone
     :ivar cross_check: what the proof measured
     :ivar latency: how long a prediction takes, None where no promise was asked for
     :ivar digest: ``sha256:`` and the digest of graph and weights: of all bytes of the file but its metadata entries
@@ -189,6 +203,7 @@ class PolicyMetadata:
     control_period: float | None = None
     training: TrainingRecord
     provenance: Provenance
+    checkpoint: CheckpointRecord | None = None
     cross_check: CrossCheckRecord | None = None
     latency: LatencyRecord | None = None
     digest: str = ""

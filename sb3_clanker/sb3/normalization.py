@@ -133,8 +133,8 @@ def _find(zip_path: Path) -> Normalization | None:
 
 def _told(record: PolicyMetadata, policy_path: Path, zip_path: Path, own: Path | None) -> Normalization | None:
     """The normalization of a ``.zip`` by the record of the ``.onnx`` beside it, None where that tells nothing."""
-    files, status = record.provenance, record.normalization.status
-    if files.algorithm_file is None:
+    files, status = record.checkpoint, record.normalization.status
+    if files is None or files.algorithm_file is None:
         return None
     of_zip = identify(zip_path, files.algorithm_file)
     if files.statistics_file is not None:

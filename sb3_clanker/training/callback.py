@@ -352,16 +352,8 @@ class OnnxCheckpointCallback(BaseCallback):
         whole = False
         with Publication(self.save_path, durable=generation == FINAL) as publication:
             try:
-                algorithm_file, statistics_file = stage_training(
-                    publication, generation, self.model, vec_normalize, with_replay_buffer
-                )
-                proven = self._exporter.export(
-                    mean_reward=mean_reward,
-                    algorithm_file=algorithm_file,
-                    statistics_file=statistics_file,
-                    together=True,
-                    replay_buffer=with_replay_buffer,
-                )
+                checkpoint = stage_training(publication, generation, self.model, vec_normalize, with_replay_buffer)
+                proven = self._exporter.export(mean_reward=mean_reward, checkpoint=checkpoint)
                 start = time.perf_counter()
                 if (vectors := proven.vectors) is not None:
                     publication.stage(vectors_path(Path(onnx_name)).name, lambda file: file.write(vectors))

@@ -63,8 +63,8 @@ def load_checkpoint(
     path = local_path(path)
     policy_path = path.with_suffix(".onnx") if path.suffix in (".zip", ".onnx") else Path(f"{path}.onnx")
     metadata = read_metadata(policy_path)
-    files = metadata.provenance
-    if files.algorithm_file is None:
+    files = metadata.checkpoint
+    if files is None or files.algorithm_file is None:
         raise CheckpointError(policy_path, "no .zip was written with it", "Load the .zip with its algorithm's load().")
     for partner in require_matched(policy_path, metadata):
         if partner.state == "missing":

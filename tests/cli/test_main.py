@@ -121,9 +121,8 @@ def test_a_file_is_written_beside_the_zip_and_equals_it(world: World, tmp_path: 
     assert lines[4:] == ["VecNormalize statistics: none, as was said", f"wrote {path} ({path.stat().st_size:,} bytes)"]
     metadata = read_metadata(path)
     assert (metadata.algorithm, metadata.opset_version, metadata.normalization.status) == ("PPO", 18, "none")
-    assert metadata.provenance.algorithm_file is not None
-    assert metadata.provenance.algorithm_file.name == model.name
-    assert metadata.provenance.statistics_file is None
+    assert metadata.checkpoint is not None
+    assert [file.name for file in metadata.checkpoint.files] == [model.name]
 
 
 def test_output_may_lie_anywhere_and_gets_its_suffix(world: World, tmp_path: Path) -> None:
@@ -148,8 +147,9 @@ def test_statistics_that_are_named_are_folded_in(world: World) -> None:
     _assert_equals_zip(world.normalized_onnx, world.normalized, world.statistics)
     metadata = read_metadata(world.normalized_onnx)
     assert metadata.normalization.status == "folded"
-    assert metadata.provenance.statistics_file is not None
-    assert metadata.provenance.statistics_file.name == "statistics.pkl"
+    assert metadata.checkpoint is not None
+    assert metadata.checkpoint.statistics_file is not None
+    assert metadata.checkpoint.statistics_file.name == "statistics.pkl"
 
 
 def test_none_leaves_statistics_out_even_where_they_lie_beside_the_zip(

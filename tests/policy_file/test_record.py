@@ -29,6 +29,7 @@ from sb3_clanker.errors import (
 from sb3_clanker.policy_file.container import join_container, split_container
 from sb3_clanker.policy_file.record import (
     CONTRACT_KEYS,
+    CheckpointRecord,
     NormalizationRecord,
     PairedFile,
     check_entries,
@@ -186,7 +187,7 @@ def test_the_record_says_what_was_exported(box: File) -> None:
     assert (metadata.opset_version, metadata.ir_version) == (18, 8)
     assert metadata.normalization == NormalizationRecord(status="none")
     assert (metadata.training.num_timesteps, metadata.training.mean_reward) == (1234, None)
-    assert (metadata.provenance.algorithm_file, metadata.provenance.statistics_file) == (None, None)
+    assert metadata.checkpoint is None
     assert metadata.provenance.versions["onnx"] == onnx.__version__
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", metadata.provenance.created)
     assert metadata.cross_check is not None
@@ -219,10 +220,11 @@ def test_a_record_with_every_field_filled_comes_back(box: File) -> None:
         box.metadata,
         normalization=NormalizationRecord(status="folded", keys=("a", "b"), clip_obs=10.0, epsilon=1e-8),
         training=replace(box.metadata.training, mean_reward=-0.1),
-        provenance=replace(
-            box.metadata.provenance,
+        checkpoint=CheckpointRecord(
             algorithm_file=PairedFile(name="policy.zip", digest="zip:00"),
             statistics_file=PairedFile(name="policy.pkl", digest="sha256:00"),
+            replay_buffer=True,
+            together=True,
         ),
         cross_check=replace(box.metadata.cross_check, max_difference=1e-300),
         entries={"another": "entry"},
@@ -481,10 +483,6 @@ def test_every_bad_field_is_named_at_once(box: File, write: Write) -> None:
         "algorithm: expected a string, got None",
         "provenance.created: expected a string, got 1",
         "provenance.versions['python']: expected a string, got 3",
-        "provenance.algorithm_file: missing",
-        "provenance.statistics_file: missing",
-        "provenance.together: missing",
-        "provenance.replay_buffer: missing",
         "provenance.seal: missing",
         "digest: expected a string, got 1",
     )
