@@ -12,12 +12,7 @@ from sb3_clanker.errors import PublicationError
 from sb3_clanker.export.exporter import Exporter, typed_errors
 from sb3_clanker.options import ExportOptions, FurtherOutput, OptionsSource, as_options
 from sb3_clanker.paths import local_path
-from sb3_clanker.policy_file.record import (
-    CheckpointRecord,
-    PolicyMetadata,
-    parse,
-    read_file,
-)
+from sb3_clanker.policy_file.record import CheckpointRecord, PolicyMetadata, read_policy_file
 from sb3_clanker.proof.stages import prove
 from sb3_clanker.proof.subject import Subject, check_algorithm
 from sb3_clanker.report import ValidationReport
@@ -124,11 +119,10 @@ def validate_policy(
     """
     check_algorithm(model)
     options, path = as_options(options), local_path(path)
-    data = read_file(path)
-    metadata = parse(data, path)
+    file = read_policy_file(path)
     with typed_errors(model):
-        normalization = resolve_normalization(model, vec_normalize, _own_zip(path, model))
-        return check_policy(data, metadata, model, normalization, options)
+        normalization = resolve_normalization(model, vec_normalize, _own_zip(path, model), file)
+        return check_policy(file.data, file.metadata, model, normalization, options)
 
 
 def check_policy(

@@ -210,6 +210,22 @@ class PolicyMetadata:
     entries: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, kw_only=True)
+class PolicyFile:
+    """A policy file that was read and checked.
+
+    :ivar data: its bytes
+    :ivar metadata: what it says of itself
+    :ivar body: the stretches of ``data`` that hold everything but metadata; None where they were not looked for
+    :ivar path: where it lies, None for bytes in memory
+    """
+
+    data: bytes
+    metadata: PolicyMetadata
+    body: list[memoryview] | None = None
+    path: Path | None = None
+
+
 def contract_entries(metadata: PolicyMetadata) -> dict[str, str]:
     """The nine flat keys of the clanker policy contract, every value a string."""
     dim = action_dim(metadata.action_space)
@@ -305,6 +321,11 @@ def read_metadata(path: str | Path) -> PolicyMetadata:
     >>> read_metadata("runs/cartpole/best_model.onnx").training.num_timesteps  # doctest: +SKIP
     50000
     """
+    return read_policy_file(path).metadata
+
+
+def read_policy_file(path: str | Path) -> PolicyFile:
+    """Read and check a policy file, for whoever needs more than its metadata; errors as in :func:`read_metadata`."""
     path = local_path(path)
     return parse(read_file(path), path)
 
@@ -330,7 +351,7 @@ def read_file(path: Path, what: str = "policy file", largest: int = _MAX_FILE_SI
     return data
 
 
-def parse(data: bytes, path: Path | None = None) -> PolicyMetadata:
+def parse(data: bytes, path: Path | None = None) -> PolicyFile:
     """Read and check the record in the bytes of a file; errors as in :func:`read_metadata`."""
     try:
         body, entries = split_container(data)
@@ -363,7 +384,7 @@ def parse(data: bytes, path: Path | None = None) -> PolicyMetadata:
     ]
     if problems:
         raise MetadataError(path, problems)
-    return metadata
+    return PolicyFile(data=data, metadata=metadata, body=body, path=path)
 
 
 def _excerpt(text: str | None) -> str:

@@ -206,7 +206,7 @@ def test_a_discrete_record_has_the_dtype_of_its_actions(discrete: File) -> None:
 def test_what_is_read_is_what_the_export_reported(box: File, discrete: File) -> None:
     assert read_metadata(box.path) == box.metadata
     assert read_metadata(str(discrete.path)) == discrete.metadata
-    assert parse(box.data) == box.metadata
+    assert parse(box.data).metadata == box.metadata
 
 
 def test_the_callers_entries_come_back(box: File) -> None:
@@ -230,7 +230,7 @@ def test_a_record_with_every_field_filled_comes_back(box: File) -> None:
         entries={"another": "entry"},
     )
     for metadata in (full, replace(full, cross_check=None, entries={})):
-        read = parse(stamp(box.body, metadata))
+        read = parse(stamp(box.body, metadata)).metadata
         assert read.provenance.seal != box.metadata.provenance.seal
         assert read == replace(metadata, provenance=replace(metadata.provenance, seal=read.provenance.seal))
 
@@ -284,12 +284,12 @@ def test_another_weight_has_another_digest(box: File) -> None:
     raw = bytearray(weight.raw_data)
     raw[0] ^= 1
     weight.raw_data = bytes(raw)
-    assert parse(stamp(model.SerializeToString(), box.metadata)).digest != box.metadata.digest
+    assert parse(stamp(model.SerializeToString(), box.metadata)).metadata.digest != box.metadata.digest
 
 
 def test_another_record_has_another_seal_and_another_entry_has_not(box: File) -> None:
     def seal(metadata: PolicyMetadata) -> str:
-        return parse(stamp(box.body, metadata)).provenance.seal
+        return parse(stamp(box.body, metadata)).metadata.provenance.seal
 
     trained = replace(box.metadata, training=replace(box.metadata.training, num_timesteps=1235))
     assert seal(trained) != box.metadata.provenance.seal
