@@ -15,6 +15,7 @@ from sb3_clanker.paths import local_path
 from sb3_clanker.policy_file.record import CheckpointRecord, PolicyMetadata, read_policy_file
 from sb3_clanker.proof.stages import prove
 from sb3_clanker.proof.subject import Subject, check_algorithm
+from sb3_clanker.public import public
 from sb3_clanker.report import ValidationReport
 from sb3_clanker.run_folder.publication import Publication, ensure_folder, pair_with_zip, vectors_path
 from sb3_clanker.sb3.algorithms import holds_policy_of
@@ -22,6 +23,7 @@ from sb3_clanker.sb3.normalization import Normalization, NormalizationSource, re
 from sb3_clanker.writers.onnx import FilledGraph
 
 
+@public
 @dataclass(frozen=True, kw_only=True)
 class ExportReport:
     """What an export did.
@@ -57,6 +59,7 @@ class ExportFailure:
     unmatched: tuple[str, ...] = ()
 
 
+@public
 def export_policy(
     model: BaseAlgorithm,
     path: str | Path,
@@ -100,6 +103,7 @@ def export_policy(
         return write_policy(model, path, normalization, zip_path, options)
 
 
+@public
 def validate_policy(
     path: str | Path,
     model: BaseAlgorithm,

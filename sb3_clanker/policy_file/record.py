@@ -33,6 +33,7 @@ from sb3_clanker.policy_file.container import MalformedContainerError, join_cont
 from sb3_clanker.policy_file.schema import from_json, parse_json, to_json
 from sb3_clanker.policy_file.spaces import LeafSpace, ObservationSpace, action_dim
 from sb3_clanker.policy_file.tensors import Sampling, TensorSpec
+from sb3_clanker.public import public
 from sb3_clanker.report import CrossCheckRecord, LatencyRecord
 
 SCHEMA_VERSION = 1
@@ -156,6 +157,7 @@ class Provenance:
     seal: str = ""
 
 
+@public
 @dataclass(frozen=True, kw_only=True)
 class PolicyMetadata:
     """Everything that a file says of itself.
@@ -308,6 +310,7 @@ def seal(metadata: PolicyMetadata, hashing: Hashing) -> tuple[bytes, PolicyMetad
     return tail, replace(metadata, provenance=replace(metadata.provenance, seal=seal))
 
 
+@public
 def read_metadata(path: str | Path) -> PolicyMetadata:
     """Read what a file says of itself, and check that it is undamaged. Nothing in the file is run.
 

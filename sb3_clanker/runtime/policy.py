@@ -23,6 +23,7 @@ from sb3_clanker.policy_file.container import MalformedContainerError, split_con
 from sb3_clanker.policy_file.record import PolicyFile, PolicyMetadata, parse, read_policy_file
 from sb3_clanker.policy_file.spaces import DictSpace, LeafSpace, to_gymnasium
 from sb3_clanker.policy_file.tensors import BATCH, TensorSpec
+from sb3_clanker.public import public
 from sb3_clanker.runtime.sampling import make_sampler
 from sb3_clanker.runtime.screening import HostileGraphError, screen
 
@@ -39,6 +40,7 @@ _NO_CONTEXT: dict[str, Any] = {"state": None, "episode_start": None, "action_mas
 _ONNX_TYPES = {"float32": "tensor(float)", "uint8": "tensor(uint8)", "bool": "tensor(bool)"}
 
 
+@public
 class OnnxPolicy:
     """A trained policy, loaded from an ``.onnx`` file of this package.
 

@@ -16,6 +16,7 @@ from sb3_clanker.errors import OptionError
 from sb3_clanker.export.calls import ExportFailure, ExportReport
 from sb3_clanker.export.exporter import Exporter
 from sb3_clanker.options import ExportOptions, OptionsSource, as_options
+from sb3_clanker.public import public
 from sb3_clanker.run_folder.publication import (
     BEST,
     FINAL,
@@ -36,6 +37,7 @@ from sb3_clanker.training.saving import rehearse, replay_buffer_of, stage_traini
 _logger = logging.getLogger("sb3_clanker")
 
 
+@public
 class OnnxCheckpointCallback(BaseCallback):
     """Write a proven ``.onnx`` policy beside Stable-Baselines3's own ``.zip`` files.
 
