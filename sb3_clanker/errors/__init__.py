@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sb3_clanker.errors.export import *
 from sb3_clanker.errors.files import *
-from sb3_clanker.errors.given import *
 from sb3_clanker.errors.policy_file import *
-from sb3_clanker.errors.proof import *
 from sb3_clanker.errors.root import *
 from sb3_clanker.errors.warnings import *
 from sb3_clanker.public import public

@@ -106,7 +106,7 @@ class FolderInUseError(ClankerError, OSError):
     """Another training writes to the folder.
 
     :ivar path: the folder
-    :ivar process_id: the process that trains there, None where nothing tells
+    :ivar process_id: the process that trains there, None where that is unknown
     :ivar host: the machine of that process, None where it is this one
     """
 

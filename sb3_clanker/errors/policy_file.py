@@ -1,4 +1,4 @@
-"""What is wrong with a policy file, or with its test vectors."""
+"""What is wrong with a policy file, with its test vectors, or with what a loaded policy was given."""
 
 from __future__ import annotations
 
@@ -74,6 +74,17 @@ class VectorsMismatchError(ClankerError, ValueError):
 
     def __init__(self, problem: str) -> None:
         super().__init__(f"The file does not agree with the test vectors: {problem}.")
+
+
+class ObservationError(ClankerError, ValueError):
+    """An observation of the wrong shape, type or key."""
+
+
+class StochasticActionError(ClankerError, ValueError):
+    """A random action was asked of a file that holds the deterministic policy alone."""
+
+    def __init__(self) -> None:
+        super().__init__("This file holds the deterministic policy alone: call predict(..., deterministic=True).")
 
 
 class InferenceError(ClankerError, RuntimeError):

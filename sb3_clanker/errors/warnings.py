@@ -6,7 +6,7 @@ from sb3_clanker.errors.root import ClankerWarning
 
 
 class UnknownNormalizationWarning(ClankerWarning):
-    """Nothing tells whether the policy was trained on normalized observations."""
+    """It is unknown whether the policy was trained on normalized observations."""
 
 
 class InnerNormalizationWarning(ClankerWarning):
