@@ -9,55 +9,38 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from sb3_clanker.errors import ClankerError, ClankerWarning, UnknownNormalizationWarning, ValidationError
-from sb3_clanker.policy_file.record import PolicyMetadata, read_metadata
-from sb3_clanker.runtime.policy import OnnxPolicy
-from sb3_clanker.targets.check import TargetReport, check_target
-
-if TYPE_CHECKING:
-    from sb3_clanker.export.calls import ExportReport, export_policy, validate_policy
-    from sb3_clanker.options import ExportOptions
-    from sb3_clanker.report import ValidationReport
-    from sb3_clanker.training.callback import OnnxCheckpointCallback
-    from sb3_clanker.training.resume import load_checkpoint
+from sb3_clanker.errors import *
+from sb3_clanker.options import ExportOptions as ExportOptions
+from sb3_clanker.policy_file.record import PolicyMetadata as PolicyMetadata
+from sb3_clanker.policy_file.record import read_metadata as read_metadata
+from sb3_clanker.report import ValidationReport as ValidationReport
+from sb3_clanker.runtime.policy import OnnxPolicy as OnnxPolicy
+from sb3_clanker.targets.check import TargetReport as TargetReport
+from sb3_clanker.targets.check import check_target as check_target
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "ClankerError",
-    "ClankerWarning",
-    "ExportOptions",
-    "ExportReport",
-    "OnnxCheckpointCallback",
-    "OnnxPolicy",
-    "PolicyMetadata",
-    "TargetReport",
-    "UnknownNormalizationWarning",
-    "ValidationError",
-    "ValidationReport",
-    "check_target",
-    "export_policy",
-    "load_checkpoint",
-    "read_metadata",
-    "validate_policy",
-]
+if TYPE_CHECKING:
+    from sb3_clanker.export.calls import ExportReport as ExportReport
+    from sb3_clanker.export.calls import export_policy as export_policy
+    from sb3_clanker.export.calls import validate_policy as validate_policy
+    from sb3_clanker.training.callback import OnnxCheckpointCallback as OnnxCheckpointCallback
+    from sb3_clanker.training.resume import load_checkpoint as load_checkpoint
+else:
+    _TRAINING_SIDE = {
+        "ExportReport": "export.calls",
+        "OnnxCheckpointCallback": "training.callback",
+        "export_policy": "export.calls",
+        "load_checkpoint": "training.resume",
+        "validate_policy": "export.calls",
+    }
+    _here = [name for name, value in vars().items() if getattr(value, "__module__", "") == __name__]
+    __all__ = sorted([*_here, *_TRAINING_SIDE])
 
-_TRAINING_SIDE = {
-    "ExportOptions": "options",
-    "ExportReport": "export.calls",
-    "OnnxCheckpointCallback": "training.callback",
-    "ValidationReport": "report",
-    "export_policy": "export.calls",
-    "load_checkpoint": "training.resume",
-    "validate_policy": "export.calls",
-}
+    def __getattr__(name: str) -> object:
+        if name in _TRAINING_SIDE:
+            return getattr(importlib.import_module(f"sb3_clanker.{_TRAINING_SIDE[name]}"), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
-
-def __getattr__(name: str) -> object:
-    if name in _TRAINING_SIDE:
-        return getattr(importlib.import_module(f"sb3_clanker.{_TRAINING_SIDE[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return __all__
+    def __dir__() -> list[str]:
+        return __all__

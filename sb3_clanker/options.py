@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from sb3_clanker.errors import OptionError, UnsupportedOpsetError
 from sb3_clanker.policy_file.record import check_entries
+from sb3_clanker.public import public
 from sb3_clanker.targets.check import known_target
 from sb3_clanker.targets.target import TargetName
 
@@ -21,6 +22,7 @@ FurtherOutput = Literal["distribution", "value", "q_values"]
 Labels: TypeAlias = Sequence[str]
 
 
+@public
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
     """Options of an export, checked when they are made.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from sb3_clanker.public import public
+
 
 @dataclass(frozen=True, kw_only=True)
 class CrossCheckRecord:
@@ -69,6 +71,7 @@ class StageReport:
     detail: str
 
 
+@public
 @dataclass(kw_only=True)
 class ValidationReport:
     """What a proof measured.

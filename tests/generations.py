@@ -10,7 +10,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_clanker import OnnxCheckpointCallback, read_metadata
 from sb3_clanker.policy_file.container import split_container
-from sb3_clanker.policy_file.record import PairedFile, stamp
+from sb3_clanker.policy_file.record import CheckpointRecord, PairedFile, stamp
 from tests.worlds import make_model
 
 LOCK = ".sb3_clanker-lock"
@@ -62,10 +62,10 @@ def flip(path: Path, position: int | None = None) -> None:
     path.write_bytes(data)
 
 
-def restamp(path: Path, target: Path | None = None, **provenance: PairedFile | bool | None) -> None:
-    """Write a policy file with another provenance in its record, as sound by its digest as before."""
+def restamp(path: Path, target: Path | None = None, **checkpoint: PairedFile | bool | None) -> None:
+    """Write a policy file with another checkpoint in its record, as sound by its digest as before."""
     body, _ = split_container(path.read_bytes())
     metadata = read_metadata(path)
-    changed: Any = provenance
-    metadata = replace(metadata, provenance=replace(metadata.provenance, **changed))
+    changed: Any = checkpoint
+    metadata = replace(metadata, checkpoint=replace(metadata.checkpoint or CheckpointRecord(), **changed))
     (target or path).write_bytes(stamp(b"".join(body), metadata))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import sb3_clanker
 from sb3_clanker import errors
 from sb3_clanker.errors import (
     CheckpointError,
@@ -38,7 +39,7 @@ _BUILTINS = {value for value in vars(builtins).values() if inspect.isclass(value
 _OWN = [
     value
     for _, value in inspect.getmembers(errors, inspect.isclass)
-    if value.__module__ == errors.__name__ and issubclass(value, Exception)
+    if value.__module__ == sb3_clanker.__name__ and issubclass(value, Exception)
 ]
 _ERRORS = [cls for cls in _OWN if not issubclass(cls, Warning) and cls is not ClankerError]
 _WARNINGS = [cls for cls in _OWN if issubclass(cls, Warning)]

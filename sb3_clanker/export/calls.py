@@ -12,13 +12,10 @@ from sb3_clanker.errors import PublicationError
 from sb3_clanker.export.exporter import Exporter, typed_errors
 from sb3_clanker.options import ExportOptions, FurtherOutput, OptionsSource, as_options
 from sb3_clanker.paths import local_path
-from sb3_clanker.policy_file.record import (
-    PolicyMetadata,
-    parse,
-    read_file,
-)
+from sb3_clanker.policy_file.record import CheckpointRecord, PolicyMetadata, read_policy_file
 from sb3_clanker.proof.stages import prove
 from sb3_clanker.proof.subject import Subject, check_algorithm
+from sb3_clanker.public import public
 from sb3_clanker.report import ValidationReport
 from sb3_clanker.run_folder.publication import Publication, ensure_folder, pair_with_zip, vectors_path
 from sb3_clanker.sb3.algorithms import holds_policy_of
@@ -26,6 +23,7 @@ from sb3_clanker.sb3.normalization import Normalization, NormalizationSource, re
 from sb3_clanker.writers.onnx import FilledGraph
 
 
+@public
 @dataclass(frozen=True, kw_only=True)
 class ExportReport:
     """What an export did.
@@ -61,6 +59,7 @@ class ExportFailure:
     unmatched: tuple[str, ...] = ()
 
 
+@public
 def export_policy(
     model: BaseAlgorithm,
     path: str | Path,
@@ -104,6 +103,7 @@ def export_policy(
         return write_policy(model, path, normalization, zip_path, options)
 
 
+@public
 def validate_policy(
     path: str | Path,
     model: BaseAlgorithm,
@@ -123,11 +123,10 @@ def validate_policy(
     """
     check_algorithm(model)
     options, path = as_options(options), local_path(path)
-    data = read_file(path)
-    metadata = parse(data, path)
+    file = read_policy_file(path)
     with typed_errors(model):
-        normalization = resolve_normalization(model, vec_normalize, _own_zip(path, model))
-        return check_policy(data, metadata, model, normalization, options)
+        normalization = resolve_normalization(model, vec_normalize, _own_zip(path, model), file)
+        return check_policy(file.data, file.metadata, model, normalization, options)
 
 
 def check_policy(
@@ -156,9 +155,9 @@ def write_policy(
 ) -> ExportReport:
     """Export to a file whose normalization and ``.zip`` are known; errors as in :func:`export_policy`."""
     ensure_folder(path.parent)
-    proven = Exporter(model, normalization, options).export(
-        algorithm_file=pair_with_zip(zip_path) if zip_path else None, statistics_file=normalization.file
-    )
+    zip_file = pair_with_zip(zip_path) if zip_path else None
+    checkpoint = CheckpointRecord(algorithm_file=zip_file, statistics_file=normalization.file)
+    proven = Exporter(model, normalization, options).export(checkpoint=checkpoint if checkpoint.files else None)
     start = time.perf_counter()
     with Publication(path.parent, durable=True) as publication:
         publication.stage(path.name, proven.write)

@@ -22,9 +22,9 @@ from sb3_clanker.errors import ClankerError, NoVectorsWarning, UnsupportedPolicy
 from sb3_clanker.options import ExportOptions
 from sb3_clanker.policy_file.container import join_container
 from sb3_clanker.policy_file.record import (
+    CheckpointRecord,
     FrameStackRecord,
     Hashing,
-    PairedFile,
     PolicyMetadata,
     Provenance,
     TrainingRecord,
@@ -111,38 +111,21 @@ class Exporter:
         """Refuse a policy that has diverged; see :meth:`Subject.check_finite`."""
         self._subject.check_finite()
 
-    def export(
-        self,
-        *,
-        mean_reward: float | None = None,
-        algorithm_file: PairedFile | None = None,
-        statistics_file: PairedFile | None = None,
-        together: bool = False,
-        replay_buffer: bool = False,
-    ) -> ProvenPolicy:
+    def export(self, *, mean_reward: float | None = None, checkpoint: CheckpointRecord | None = None) -> ProvenPolicy:
         """Export the policy as it is now, and prove it.
 
         The policy is traced again where anything but its weights has changed since, or where it cannot be told; and
         once more where a file from an earlier trace fails its proof all the same.
 
         :param mean_reward: of the evaluation that led to this export
-        :param algorithm_file: the ``.zip`` of the same instant
-        :param statistics_file: the VecNormalize statistics of the same instant
-        :param together: whether these files are written together with this one
-        :param replay_buffer: whether the replay buffer of the same instant is too
+        :param checkpoint: the other files of the same instant, None where there are none
         """
-        provenance = Provenance(
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            versions=dict(_versions()),
-            algorithm_file=algorithm_file,
-            statistics_file=statistics_file,
-            together=together,
-            replay_buffer=replay_buffer,
-        )
         with typed_errors(self._subject.model), self._subject.untouched():
-            return self._export(mean_reward, provenance)
+            return self._export(mean_reward, checkpoint)
 
-    def _export(self, mean_reward: float | None, provenance: Provenance, *, anew: bool = False) -> ProvenPolicy:
+    def _export(
+        self, mean_reward: float | None, checkpoint: CheckpointRecord | None, *, anew: bool = False
+    ) -> ProvenPolicy:
         seconds: dict[str, float] = {}
         subject, options = self._subject, self._options
         subject.check()
@@ -164,7 +147,7 @@ class Exporter:
                 num_timesteps=int(subject.model.num_timesteps),
                 mean_reward=mean_reward if mean_reward is not None and np.isfinite(mean_reward) else None,
             ),
-            provenance,
+            checkpoint,
         )
         with _timed(seconds, "fill"):
             filled = graph.fill(tensors, join_container(b"", contract_entries(metadata)))
@@ -175,7 +158,7 @@ class Exporter:
             except ValidationError:
                 if fresh:
                     raise
-                return self._export(mean_reward, provenance, anew=True)
+                return self._export(mean_reward, checkpoint, anew=True)
             self._graph, self._baked_in = graph, now  # kept only once it has been proven in full
             latency = self._latency(filled, metadata, probes)
             tail, metadata = seal(replace(metadata, cross_check=report.cross_check, latency=latency), hashing)
@@ -188,7 +171,12 @@ class Exporter:
         )
 
     def _describe(
-        self, actor: Actor, ir_version: int, predict_dtype: str, training: TrainingRecord, provenance: Provenance
+        self,
+        actor: Actor,
+        ir_version: int,
+        predict_dtype: str,
+        training: TrainingRecord,
+        checkpoint: CheckpointRecord | None,
     ) -> PolicyMetadata:
         """The record, but for what the proof will tell."""
         model, normalization = self._subject.model, self._subject.normalization
@@ -210,7 +198,8 @@ class Exporter:
             environment=wrapper_names(model.get_env()),
             control_period=self._options.control_period,
             training=training,
-            provenance=provenance,
+            provenance=Provenance(created=datetime.now(UTC).isoformat(timespec="seconds"), versions=dict(_versions())),
+            checkpoint=checkpoint,
             entries=dict(self._options.metadata),
         )
 

@@ -33,6 +33,7 @@ from sb3_clanker.policy_file.container import MalformedContainerError, join_cont
 from sb3_clanker.policy_file.schema import from_json, parse_json, to_json
 from sb3_clanker.policy_file.spaces import LeafSpace, ObservationSpace, action_dim
 from sb3_clanker.policy_file.tensors import Sampling, TensorSpec
+from sb3_clanker.public import public
 from sb3_clanker.report import CrossCheckRecord, LatencyRecord
 
 SCHEMA_VERSION = 1
@@ -121,28 +122,42 @@ class PairedFile:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CheckpointRecord:
+    """The checkpoint that the file is part of: the other files of the same instant.
+
+    :ivar algorithm_file: the ``.zip`` of Stable-Baselines3
+    :ivar statistics_file: the VecNormalize statistics
+    :ivar replay_buffer: whether the replay buffer was written too
+    :ivar together: whether all of them were written together, by :class:`OnnxCheckpointCallback`
+    """
+
+    algorithm_file: PairedFile | None = None
+    statistics_file: PairedFile | None = None
+    replay_buffer: bool = False
+    together: bool = False
+
+    @property
+    def files(self) -> tuple[PairedFile, ...]:
+        """The files that have a digest."""
+        return tuple(file for file in (self.algorithm_file, self.statistics_file) if file)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Provenance:
     """Where the file comes from.
 
     :ivar created: UTC time in ISO 8601
     :ivar versions: versions of Python and of the packages that took part
-    :ivar algorithm_file: the ``.zip`` of Stable-Baselines3 that belongs to this file
-    :ivar statistics_file: the VecNormalize statistics that belong to it
-    :ivar together: whether these files were written together with this one, by :class:`OnnxCheckpointCallback`
-    :ivar replay_buffer: whether the replay buffer of the same instant was too
     :ivar seal: ``sha256:`` and the digest of this record, taken with an empty seal; :attr:`PolicyMetadata.digest` is in
         it, so that it covers graph and weights as well
     """
 
     created: str
     versions: dict[str, str]
-    algorithm_file: PairedFile | None = None
-    statistics_file: PairedFile | None = None
-    together: bool = False
-    replay_buffer: bool = False
     seal: str = ""
 
 
+@public
 @dataclass(frozen=True, kw_only=True)
 class PolicyMetadata:
     """Everything that a file says of itself.
@@ -165,6 +180,7 @@ class PolicyMetadata:
     :ivar control_period: seconds from one action to the next, None where the caller gave none
     :ivar training: how far training was
     :ivar provenance: where the file comes from
+    :ivar checkpoint: the checkpoint that the file is part of, None where it was exported alone
     :ivar cross_check: what the proof measured
     :ivar latency: how long a prediction takes, None where no promise was asked for
     :ivar digest: ``sha256:`` and the digest of graph and weights: of all bytes of the file but its metadata entries
@@ -189,10 +205,27 @@ class PolicyMetadata:
     control_period: float | None = None
     training: TrainingRecord
     provenance: Provenance
+    checkpoint: CheckpointRecord | None = None
     cross_check: CrossCheckRecord | None = None
     latency: LatencyRecord | None = None
     digest: str = ""
     entries: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyFile:
+    """A policy file that was read and checked.
+
+    :ivar data: its bytes
+    :ivar metadata: what it says of itself
+    :ivar body: the stretches of ``data`` that hold everything but metadata; None where they were not looked for
+    :ivar path: where it lies, None for bytes in memory
+    """
+
+    data: bytes
+    metadata: PolicyMetadata
+    body: list[memoryview] | None = None
+    path: Path | None = None
 
 
 def contract_entries(metadata: PolicyMetadata) -> dict[str, str]:
@@ -277,6 +310,7 @@ def seal(metadata: PolicyMetadata, hashing: Hashing) -> tuple[bytes, PolicyMetad
     return tail, replace(metadata, provenance=replace(metadata.provenance, seal=seal))
 
 
+@public
 def read_metadata(path: str | Path) -> PolicyMetadata:
     """Read what a file says of itself, and check that it is undamaged. Nothing in the file is run.
 
@@ -290,6 +324,11 @@ def read_metadata(path: str | Path) -> PolicyMetadata:
     >>> read_metadata("runs/cartpole/best_model.onnx").training.num_timesteps  # doctest: +SKIP
     50000
     """
+    return read_policy_file(path).metadata
+
+
+def read_policy_file(path: str | Path) -> PolicyFile:
+    """Read and check a policy file, for whoever needs more than its metadata; errors as in :func:`read_metadata`."""
     path = local_path(path)
     return parse(read_file(path), path)
 
@@ -315,7 +354,7 @@ def read_file(path: Path, what: str = "policy file", largest: int = _MAX_FILE_SI
     return data
 
 
-def parse(data: bytes, path: Path | None = None) -> PolicyMetadata:
+def parse(data: bytes, path: Path | None = None) -> PolicyFile:
     """Read and check the record in the bytes of a file; errors as in :func:`read_metadata`."""
     try:
         body, entries = split_container(data)
@@ -348,7 +387,7 @@ def parse(data: bytes, path: Path | None = None) -> PolicyMetadata:
     ]
     if problems:
         raise MetadataError(path, problems)
-    return metadata
+    return PolicyFile(data=data, metadata=metadata, body=body, path=path)
 
 
 def _excerpt(text: str | None) -> str:

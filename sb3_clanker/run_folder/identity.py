@@ -30,8 +30,8 @@ def find_partners(path: Path, metadata: PolicyMetadata) -> tuple[Partner, ...]:
     :param path: the policy file
     :param metadata: its record
     """
-    files = (metadata.provenance.algorithm_file, metadata.provenance.statistics_file)
-    found = ((beside(path.parent, file), file) for file in files if file)
+    files = metadata.checkpoint.files if metadata.checkpoint else ()
+    found = ((beside(path.parent, file), file) for file in files)
     return tuple(Partner(path=partner, state=_state(partner, file)) for partner, file in found)
 
 

@@ -19,11 +19,11 @@ from sb3_clanker.errors import (
     StochasticActionError,
     UnsafeGraphError,
 )
-from sb3_clanker.paths import local_path
 from sb3_clanker.policy_file.container import MalformedContainerError, split_container
-from sb3_clanker.policy_file.record import PolicyMetadata, parse, read_file
+from sb3_clanker.policy_file.record import PolicyFile, PolicyMetadata, parse, read_policy_file
 from sb3_clanker.policy_file.spaces import DictSpace, LeafSpace, to_gymnasium
 from sb3_clanker.policy_file.tensors import BATCH, TensorSpec
+from sb3_clanker.public import public
 from sb3_clanker.runtime.sampling import make_sampler
 from sb3_clanker.runtime.screening import HostileGraphError, screen
 
@@ -40,6 +40,7 @@ _NO_CONTEXT: dict[str, Any] = {"state": None, "episode_start": None, "action_mas
 _ONNX_TYPES = {"float32": "tensor(float)", "uint8": "tensor(uint8)", "bool": "tensor(bool)"}
 
 
+@public
 class OnnxPolicy:
     """A trained policy, loaded from an ``.onnx`` file of this package.
 
@@ -63,9 +64,14 @@ class OnnxPolicy:
     metadata: PolicyMetadata
 
     def __init__(self, path: str | Path) -> None:
-        path = local_path(path)
-        data = read_file(path)
-        self._load(data, parse(data, path), path)
+        self._load(read_policy_file(path))
+
+    @classmethod
+    def from_file(cls, file: PolicyFile, *, trusted: bool = False) -> OnnxPolicy:
+        """Load a policy from a file that was read already; ``trusted`` as for :meth:`from_bytes`."""
+        policy = cls.__new__(cls)
+        policy._load(file, trusted)
+        return policy
 
     @classmethod
     def from_bytes(cls, data: bytes, metadata: PolicyMetadata | None = None, *, trusted: bool = False) -> OnnxPolicy:
@@ -76,14 +82,13 @@ class OnnxPolicy:
         :param trusted: whether the graph was loaded before, with other weights: it is neither screened nor optimized in
             full again, which takes longer than the few predictions that such a policy is for
         """
-        policy = cls.__new__(cls)
-        policy._load(data, parse(data) if metadata is None else metadata, None, trusted)
-        return policy
+        file = parse(data) if metadata is None else PolicyFile(data=data, metadata=metadata)
+        return cls.from_file(file, trusted=trusted)
 
-    def _load(self, data: bytes, metadata: PolicyMetadata, path: Path | None, trusted: bool = False) -> None:
-        self.metadata = metadata
-        self._session = _open_session(data, path, trusted)
-        _check_signature(self._session, metadata, path)
+    def _load(self, file: PolicyFile, trusted: bool = False) -> None:
+        self.metadata = metadata = file.metadata
+        self._session = _open_session(file, trusted)
+        _check_signature(self._session, metadata, file.path)
         self._encode = _encoder(metadata)
         self._encode_further = _further_encoder(metadata)
         self._decode = _decoder(metadata)
@@ -209,29 +214,29 @@ class OnnxPolicy:
         return encoded
 
 
-def _open_session(data: bytes, path: Path | None, trusted: bool) -> onnxruntime.InferenceSession:
+def _open_session(file: PolicyFile, trusted: bool) -> onnxruntime.InferenceSession:
     try:
-        foldable = trusted or screen(split_container(data)[0], is_limited=_FOLDING_IS_LIMITED)
+        foldable = trusted or screen(file.body or split_container(file.data)[0], is_limited=_FOLDING_IS_LIMITED)
     except (HostileGraphError, MalformedContainerError) as error:
-        raise UnsafeGraphError(path, str(error)) from error
+        raise UnsafeGraphError(file.path, str(error)) from error
     options = onnxruntime.SessionOptions()
     if trusted:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.add_session_config_entry("session.load_model_format", "ONNX")  # its own format was not screened
-    largest_constant = str(max(len(data), 1 << 20))
+    largest_constant = str(max(len(file.data), 1 << 20))
     options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", largest_constant)
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 4  # what is wrong is said by the error, in one line
     try:
         return onnxruntime.InferenceSession(
-            data,
+            file.data,
             options,
             providers=["CPUExecutionProvider"],
             disabled_optimizers=None if foldable else ["ConstantFolding"],
         )
     except Exception as error:  # onnxruntime has no root of its own errors, and leaks others on damaged files
-        raise PolicyFileError(path, f"onnxruntime cannot load it: {_one_line(error)}") from error
+        raise PolicyFileError(file.path, f"onnxruntime cannot load it: {_one_line(error)}") from error
 
 
 def _check_signature(session: onnxruntime.InferenceSession, metadata: PolicyMetadata, path: Path | None) -> None:

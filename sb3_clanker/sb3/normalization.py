@@ -24,7 +24,7 @@ from sb3_clanker.errors import (
     UnmatchedFilesError,
 )
 from sb3_clanker.paths import is_file
-from sb3_clanker.policy_file.record import NormalizationRecord, PairedFile, PolicyMetadata, read_metadata
+from sb3_clanker.policy_file.record import NormalizationRecord, PairedFile, PolicyFile, PolicyMetadata, read_policy_file
 from sb3_clanker.run_folder.identity import beside, identify
 from sb3_clanker.run_folder.publication import other_statistics, own_statistics, pair_with_file
 from sb3_clanker.sb3.statistics import Statistics, collect_statistics
@@ -75,7 +75,10 @@ class Normalization:
 
 
 def resolve_normalization(
-    model: BaseAlgorithm, source: NormalizationSource, zip_path: Path | None = None
+    model: BaseAlgorithm,
+    source: NormalizationSource,
+    zip_path: Path | None = None,
+    policy_file: PolicyFile | None = None,
 ) -> Normalization:
     """Find the normalization of a policy.
 
@@ -85,6 +88,7 @@ def resolve_normalization(
     :param model: the algorithm
     :param source: what the caller said
     :param zip_path: the ``.zip`` that the model came from, if it is known
+    :param policy_file: a file that was read already; if it is the ``.onnx`` beside the ``.zip``, that is not read again
     :raises OptionError: ``source`` is none of what it may be
     :raises MissingFileError: the statistics that were named are not there
     :raises NormalizationError: the file holds no statistics, or there must be some and there are none
@@ -104,7 +108,7 @@ def resolve_normalization(
         return Normalization(
             vec_normalize=model.get_vec_normalize_env(), stacks=stacks, origin="those of the model's environment"
         )
-    found = _find(zip_path) if zip_path else None
+    found = _find(zip_path, policy_file) if zip_path else None
     if found is not None:
         return found
     others = [path for path in other_statistics(zip_path) if is_file(path)] if zip_path else []
@@ -119,22 +123,23 @@ def resolve_normalization(
     return Normalization(vec_normalize=None, known=False, origin="none: nothing tells whether there were any")
 
 
-def _find(zip_path: Path) -> Normalization | None:
+def _find(zip_path: Path, policy_file: PolicyFile | None) -> Normalization | None:
     """The normalization of a ``.zip`` by what lies beside it, None where nothing tells."""
     own = next((path for path in own_statistics(zip_path) if is_file(path)), None)
     policy_path = zip_path.with_suffix(".onnx")
     try:
-        record = read_metadata(policy_path)
+        if policy_file is None or policy_file.path != policy_path:
+            policy_file = read_policy_file(policy_path)
     except (ClankerError, OSError):  # there is none, or none that tells anything
-        record = None
-    told = None if record is None else _told(record, policy_path, zip_path, own)
+        policy_file = None
+    told = None if policy_file is None else _told(policy_file.metadata, policy_path, zip_path, own)
     return told or (None if own is None else _from_file(own, "by its name"))
 
 
 def _told(record: PolicyMetadata, policy_path: Path, zip_path: Path, own: Path | None) -> Normalization | None:
     """The normalization of a ``.zip`` by the record of the ``.onnx`` beside it, None where that tells nothing."""
-    files, status = record.provenance, record.normalization.status
-    if files.algorithm_file is None:
+    files, status = record.checkpoint, record.normalization.status
+    if files is None or files.algorithm_file is None:
         return None
     of_zip = identify(zip_path, files.algorithm_file)
     if files.statistics_file is not None:

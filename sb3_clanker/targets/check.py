@@ -13,6 +13,7 @@ from types import MappingProxyType
 from sb3_clanker.errors import OptionError, TargetError
 from sb3_clanker.policy_file.record import PolicyMetadata
 from sb3_clanker.policy_file.tensors import TensorSpec
+from sb3_clanker.public import public
 from sb3_clanker.targets.clankers import Clankers
 from sb3_clanker.targets.onnxruntime_web import OnnxruntimeWeb
 from sb3_clanker.targets.target import Mode, Signature, Target, TargetName
@@ -25,6 +26,7 @@ TARGETS: tuple[TargetName, ...] = tuple(_TARGETS)
 """Every program that a policy can be checked for."""
 
 
+@public
 @dataclass(frozen=True, kw_only=True)
 class TargetReport:
     """Whether a target takes a policy.
@@ -43,6 +45,7 @@ class TargetReport:
     notes: tuple[str, ...]
 
 
+@public
 def check_target(metadata: PolicyMetadata, target: str) -> TargetReport:
     """Find out whether a target takes a policy file.
 

@@ -16,6 +16,7 @@ from sb3_clanker.errors import OptionError
 from sb3_clanker.export.calls import ExportFailure, ExportReport
 from sb3_clanker.export.exporter import Exporter
 from sb3_clanker.options import ExportOptions, OptionsSource, as_options
+from sb3_clanker.public import public
 from sb3_clanker.run_folder.publication import (
     BEST,
     FINAL,
@@ -36,6 +37,7 @@ from sb3_clanker.training.saving import rehearse, replay_buffer_of, stage_traini
 _logger = logging.getLogger("sb3_clanker")
 
 
+@public
 class OnnxCheckpointCallback(BaseCallback):
     """Write a proven ``.onnx`` policy beside Stable-Baselines3's own ``.zip`` files.
 
@@ -352,16 +354,8 @@ class OnnxCheckpointCallback(BaseCallback):
         whole = False
         with Publication(self.save_path, durable=generation == FINAL) as publication:
             try:
-                algorithm_file, statistics_file = stage_training(
-                    publication, generation, self.model, vec_normalize, with_replay_buffer
-                )
-                proven = self._exporter.export(
-                    mean_reward=mean_reward,
-                    algorithm_file=algorithm_file,
-                    statistics_file=statistics_file,
-                    together=True,
-                    replay_buffer=with_replay_buffer,
-                )
+                checkpoint = stage_training(publication, generation, self.model, vec_normalize, with_replay_buffer)
+                proven = self._exporter.export(mean_reward=mean_reward, checkpoint=checkpoint)
                 start = time.perf_counter()
                 if (vectors := proven.vectors) is not None:
                     publication.stage(vectors_path(Path(onnx_name)).name, lambda file: file.write(vectors))

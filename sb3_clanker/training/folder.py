@@ -80,7 +80,7 @@ class TrainingFolder:
         for path in self._path.glob("*_steps.onnx"):
             generation = Generation.named(path.stem)
             record = self._record(generation)
-            if record is None or not record.provenance.together:
+            if record is None or record.checkpoint is None or not record.checkpoint.together:
                 continue
             if record.training.num_timesteps > num_timesteps:
                 continue
@@ -105,7 +105,7 @@ class TrainingFolder:
         own = [OwnFile.at(file) for file in files]
         policy = OwnFile.at(path)
         buffer = self._path / generation.replay_buffer
-        if record.provenance.replay_buffer and own and buffer.is_file():
+        if record.checkpoint and record.checkpoint.replay_buffer and own and buffer.is_file():
             staged = OwnFile.at(buffer)  # no digest tells whose it is; but it is written between the others
             own += [staged] * (own[0].time <= staged.time <= policy.time)
         with suppress(ClankerError, OSError):
@@ -146,13 +146,13 @@ class TrainingFolder:
                 )
 
     def _finish(self, policy: Path, record: PolicyMetadata, staged: list[Path]) -> None:
-        zip_file, statistics = record.provenance.algorithm_file, record.provenance.statistics_file
-        if zip_file is None:
+        if record.checkpoint is None or record.checkpoint.algorithm_file is None:
             return
+        zip_file, statistics = record.checkpoint.algorithm_file, record.checkpoint.statistics_file
         generation = Generation.named(Path(zip_file.name).stem)
         if zip_file.name != f"{generation.stem}.zip" or not identify(self._path / zip_file.name, zip_file):
             return  # not even its first part had been published
-        if record.provenance.replay_buffer and not self._has_replay_buffer(generation, staged):
+        if record.checkpoint.replay_buffer and not self._has_replay_buffer(generation, staged):
             _logger.warning(
                 "%s: the publication of %s was interrupted before its replay buffer had its name: go on from another.",
                 self._path,

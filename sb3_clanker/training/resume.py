@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, 
 from sb3_clanker.errors import CheckpointError, MissingFileError, OptionError
 from sb3_clanker.paths import local_path
 from sb3_clanker.policy_file.record import read_metadata
+from sb3_clanker.public import public
 from sb3_clanker.run_folder.identity import beside, require_matched
 from sb3_clanker.run_folder.publication import Generation
 from sb3_clanker.sb3.algorithms import class_of
@@ -32,6 +33,7 @@ class LoadedCheckpoint(NamedTuple):
     vec_normalize: VecNormalize | None
 
 
+@public
 def load_checkpoint(
     path: str | Path,
     *,
@@ -63,8 +65,8 @@ def load_checkpoint(
     path = local_path(path)
     policy_path = path.with_suffix(".onnx") if path.suffix in (".zip", ".onnx") else Path(f"{path}.onnx")
     metadata = read_metadata(policy_path)
-    files = metadata.provenance
-    if files.algorithm_file is None:
+    files = metadata.checkpoint
+    if files is None or files.algorithm_file is None:
         raise CheckpointError(policy_path, "no .zip was written with it", "Load the .zip with its algorithm's load().")
     for partner in require_matched(policy_path, metadata):
         if partner.state == "missing":

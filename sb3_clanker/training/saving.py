@@ -14,7 +14,7 @@ from stable_baselines3.common.save_util import save_to_pkl
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_clanker.errors import PublicationError, UnsavableTrainingError
-from sb3_clanker.policy_file.record import PairedFile
+from sb3_clanker.policy_file.record import CheckpointRecord
 from sb3_clanker.run_folder.publication import Generation, Publication, pair_with_file, pair_with_zip
 
 
@@ -24,10 +24,10 @@ def stage_training(
     model: BaseAlgorithm,
     vec_normalize: VecNormalize | None,
     with_replay_buffer: bool,
-) -> tuple[PairedFile, PairedFile | None]:
+) -> CheckpointRecord:
     """Stage the ``.zip``, the statistics and the replay buffer, in the formats of Stable-Baselines3.
 
-    :return: ``.zip`` and statistics, as a record names them
+    :return: what the record of the policy says of them
     :raises PublicationError: one cannot be written; those before it are staged
     """
     zip_name = f"{generation.stem}.zip"
@@ -38,7 +38,9 @@ def stage_training(
         statistics_file = pair_with_file(staged, generation.statistics)
     if with_replay_buffer:
         publication.stage(generation.replay_buffer, lambda file: save_to_pkl(file, replay_buffer_of(model)))
-    return zip_file, statistics_file
+    return CheckpointRecord(
+        algorithm_file=zip_file, statistics_file=statistics_file, replay_buffer=with_replay_buffer, together=True
+    )
 
 
 def replay_buffer_of(model: BaseAlgorithm) -> object:

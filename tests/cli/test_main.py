@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -23,10 +27,19 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_clanker import ExportOptions, OnnxPolicy, __version__, export_policy, read_metadata
+from sb3_clanker import (
+    ExportOptions,
+    OnnxPolicy,
+    __version__,
+    export_policy,
+    read_metadata,
+    validate_policy,
+)
 from sb3_clanker.cli.main import main
 from sb3_clanker.export.exporter import Exporter
+from sb3_clanker.policy_file.container import split_container
 from sb3_clanker.policy_file.schema import to_json
+from sb3_clanker.run_folder.publication import vectors_path
 from sb3_clanker.sb3.normalization import Normalization
 from tests.worlds import (
     BOX_ACTION,
@@ -121,9 +134,8 @@ def test_a_file_is_written_beside_the_zip_and_equals_it(world: World, tmp_path: 
     assert lines[4:] == ["VecNormalize statistics: none, as was said", f"wrote {path} ({path.stat().st_size:,} bytes)"]
     metadata = read_metadata(path)
     assert (metadata.algorithm, metadata.opset_version, metadata.normalization.status) == ("PPO", 18, "none")
-    assert metadata.provenance.algorithm_file is not None
-    assert metadata.provenance.algorithm_file.name == model.name
-    assert metadata.provenance.statistics_file is None
+    assert metadata.checkpoint is not None
+    assert [file.name for file in metadata.checkpoint.files] == [model.name]
 
 
 def test_output_may_lie_anywhere_and_gets_its_suffix(world: World, tmp_path: Path) -> None:
@@ -148,8 +160,9 @@ def test_statistics_that_are_named_are_folded_in(world: World) -> None:
     _assert_equals_zip(world.normalized_onnx, world.normalized, world.statistics)
     metadata = read_metadata(world.normalized_onnx)
     assert metadata.normalization.status == "folded"
-    assert metadata.provenance.statistics_file is not None
-    assert metadata.provenance.statistics_file.name == "statistics.pkl"
+    assert metadata.checkpoint is not None
+    assert metadata.checkpoint.statistics_file is not None
+    assert metadata.checkpoint.statistics_file.name == "statistics.pkl"
 
 
 def test_none_leaves_statistics_out_even_where_they_lie_beside_the_zip(
@@ -289,6 +302,71 @@ def test_a_file_is_not_that_of_a_model_with_other_spaces(world: World, capsys: C
 def test_a_file_is_not_that_of_its_model_without_the_statistics(world: World, capsys: Capture) -> None:
     assert _run("validate", world.normalized_onnx, "--model", world.normalized, "--vecnormalize", "none") == 1
     assert "failed its proof at the stage cross_check" in capsys.readouterr().err
+
+
+@dataclass
+class Counts:
+    """How often a policy file was opened, how often any was split, and how many bytes went into digests."""
+
+    opened: int = 0
+    split: int = 0
+    hashed: int = 0
+
+
+@contextmanager
+def counting(path: Path) -> Iterator[Counts]:
+    counts, open_path, new_digest = Counts(), Path.open, hashlib.sha256
+
+    def opening(of: Path, *arguments: Any) -> Any:
+        counts.opened += of == path
+        return open_path(of, *arguments)
+
+    def splitting(data: bytes) -> tuple[list[memoryview], dict[str, str]]:
+        counts.split += 1
+        return split_container(data)
+
+    def hashing(data: bytes = b"") -> SimpleNamespace:
+        digest = new_digest(data)
+
+        def update(more: bytes) -> None:
+            counts.hashed += len(more)
+            digest.update(more)
+
+        return SimpleNamespace(update=update, digest=digest.digest, hexdigest=digest.hexdigest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "open", opening)
+        patch.setattr(hashlib, "sha256", hashing)
+        for module in ("policy_file.record", "runtime.policy"):
+            patch.setattr(f"sb3_clanker.{module}.split_container", splitting)
+        yield counts
+
+
+def test_a_file_is_read_split_and_hashed_once(tmp_path: Path) -> None:
+    path = export_policy(make_model(), tmp_path / "policy.onnx", options=ExportOptions(test_vectors=2)).path
+    works: tuple[Callable[[], object], ...] = (
+        lambda: _run("validate", path),
+        lambda: _run("validate", path, "--vectors", vectors_path(path)),
+        lambda: _run("inspect", path, "--target", "tract"),
+        lambda: OnnxPolicy(path),
+    )
+    for work in works:
+        with counting(path) as counts:
+            assert work() != 1
+        assert (counts.opened, counts.split) == (1, 1)
+        assert path.stat().st_size / 2 < counts.hashed <= path.stat().st_size
+
+
+def test_a_file_that_is_proven_again_is_read_once(world: World, tmp_path: Path) -> None:
+    for file in (world.normalized, world.statistics, world.normalized_onnx):
+        shutil.copy(file, tmp_path)
+    path, model = tmp_path / world.normalized_onnx.name, tmp_path / world.normalized.name
+    with counting(path) as counts:
+        assert _run("validate", path, "--model", model) == 0  # its statistics are found by its record
+    assert counts.opened == 1
+    with counting(path) as counts:
+        assert validate_policy(path, PPO.load(model, device="cpu")).passed
+    assert counts.opened == 1
 
 
 # inspect ------------------------------------------------------------------------------------------------------------
@@ -863,7 +941,7 @@ def test_what_nobody_expects_is_one_line_too(
     def fail(_: object) -> None:
         raise error
 
-    monkeypatch.setattr("sb3_clanker.cli.main.read_metadata", fail)
+    monkeypatch.setattr("sb3_clanker.cli.inspect.read_metadata", fail)
     assert _run("inspect", world.plain_onnx) == 1
     captured = capsys.readouterr()
     assert captured.err.startswith(line)
@@ -872,8 +950,8 @@ def test_what_nobody_expects_is_one_line_too(
 
 def test_a_developer_sees_where(world: World) -> None:
     code = (
-        "import sys, sb3_clanker.cli.main as cli; cli.read_metadata = lambda path: 1 / 0; "
-        "sys.exit(cli.main(['inspect', sys.argv[1]]))"
+        "import sys; from sb3_clanker.cli import inspect, main; inspect.read_metadata = lambda path: 1 / 0; "
+        "sys.exit(main.main(['inspect', sys.argv[1]]))"
     )
     for flags, traceback in (((), False), (("-X", "dev"), True)):
         done = _python(*flags, "-c", code, world.plain_onnx)

@@ -111,12 +111,11 @@ def test_normalization_can_be_live_saved_given_or_denied(tmp_path: Path) -> None
         report = export_policy(model, tmp_path / "policy.onnx", vec_normalize=source)
         np.testing.assert_allclose(OnnxPolicy(report.path).predict(observations)[0], expected, atol=1e-5)
         assert report.metadata.normalization.status == status
-    assert (
-        export_policy(
-            model, tmp_path / "policy.onnx", vec_normalize=tmp_path / "saved.pkl"
-        ).metadata.provenance.statistics_file
-        is not None
-    )
+    checkpoint = export_policy(
+        model, tmp_path / "policy.onnx", vec_normalize=tmp_path / "saved.pkl"
+    ).metadata.checkpoint
+    assert checkpoint is not None
+    assert checkpoint.statistics_file is not None
 
 
 def test_a_loaded_model_finds_the_statistics_beside_its_zip(tmp_path: Path) -> None:
@@ -131,7 +130,8 @@ def test_a_loaded_model_finds_the_statistics_beside_its_zip(tmp_path: Path) -> N
     observations = draw(BOX_OBSERVATION, np.random.default_rng(0), 20)
     expected = predict_raw(model, observations, vec_normalize)
     np.testing.assert_allclose(OnnxPolicy(report.path).predict(observations)[0], expected, atol=1e-5)
-    files = report.metadata.provenance
+    files = report.metadata.checkpoint
+    assert files is not None
     assert files.algorithm_file is not None
     assert files.statistics_file is not None
     assert (files.algorithm_file.name, files.statistics_file.name) == ("mine.zip", "mine_vecnormalize.pkl")
@@ -150,7 +150,7 @@ def test_the_zip_of_another_model_is_not_taken_for_its_own(tmp_path: Path) -> No
     with pytest.warns(UnknownNormalizationWarning, match="It is unknown whether this policy was trained"):
         report = export_policy(loaded, tmp_path / "mine.onnx")
     assert report.metadata.normalization.status == "unknown"
-    assert report.metadata.provenance.algorithm_file is None
+    assert report.metadata.checkpoint is None
 
 
 def test_validation_holds_a_file_against_a_model(tmp_path: Path) -> None:

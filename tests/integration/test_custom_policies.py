@@ -210,7 +210,8 @@ def test_batch_norm_and_dropout_are_exported_from_inside_a_training(
 
 def _saved_with(report: ExportReport, algorithm: Any) -> tuple[BaseAlgorithm, VecNormalize | None]:
     """The algorithm and the statistics that were saved in the same instant."""
-    folder, files = report.path.parent, report.metadata.provenance
+    folder, files = report.path.parent, report.metadata.checkpoint
+    assert files is not None
     assert files.algorithm_file is not None
     statistics = load_statistics(folder / files.statistics_file.name) if files.statistics_file else None
     return algorithm.load(folder / files.algorithm_file.name, device="cpu"), statistics

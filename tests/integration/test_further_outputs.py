@@ -168,7 +168,7 @@ def test_a_wrong_further_output_is_refused(
     model = make_model(algorithm, action_space=action_space)
     path = export_policy(model, tmp_path / "policy.onnx", options=ExportOptions(further_outputs=(output,))).path
     assert validate_policy(path, model).passed
-    metadata, proto = parse(path.read_bytes()), onnx.load(path)
+    metadata, proto = parse(path.read_bytes()).metadata, onnx.load(path)
     del proto.metadata_props[:]
     weight = next(initializer for initializer in proto.graph.initializer if initializer.name == tensor)
     values = numpy_helper.to_array(weight).copy()

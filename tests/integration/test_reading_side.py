@@ -142,4 +142,4 @@ def test_errors_of_the_reading_side_need_no_training_side(tmp_path: Path) -> Non
     broken.write_bytes(b"no policy")
     result = run("from sb3_clanker import read_metadata\nread_metadata(sys.argv[1])", broken)
     assert result.returncode == 1
-    assert f"sb3_clanker.errors.PolicyFileError: {broken}: this is not an ONNX file" in result.stderr
+    assert f"sb3_clanker.PolicyFileError: {broken}: this is not an ONNX file" in result.stderr

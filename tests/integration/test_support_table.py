@@ -125,7 +125,8 @@ def test_every_file_equals_its_own_zip(case: Case, tmp_path: Path) -> None:
     assert any(not th.equal(old, new) for old, new in zip(before, model.policy.parameters(), strict=True))
 
     report = callback.reports[-1]
-    files = report.metadata.provenance
+    files = report.metadata.checkpoint
+    assert files is not None
     assert files.algorithm_file is not None
     env = model.get_env() if case.variant == "HER" else None  # which cannot be loaded without
     saved = type(model).load(tmp_path / files.algorithm_file.name, env=env, device="cpu")

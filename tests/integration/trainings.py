@@ -115,7 +115,7 @@ def states(policy: Path) -> dict[str, str]:
 def assert_alike(policy: Path, algorithm: type[BaseAlgorithm] = PPO) -> None:
     """A policy file does what Stable-Baselines3 does with the ``.zip`` and the statistics beside it."""
     metadata = read_metadata(policy)
-    statistics = metadata.provenance.statistics_file
+    statistics = metadata.checkpoint.statistics_file if metadata.checkpoint else None
     vec_normalize = None
     if statistics is not None:
         vec_normalize = pickle.loads((policy.parent / statistics.name).read_bytes())

@@ -408,7 +408,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, PolicyMetadat
 
 def test_a_record_that_was_made_up_is_refused_for_each_contradiction(file: tuple[bytes, PolicyMetadata]) -> None:
     body, metadata = file
-    assert parse(stamp(body, metadata)).inputs == metadata.inputs
+    assert parse(stamp(body, metadata)).metadata.inputs == metadata.inputs
     made_up = replace(metadata, predict_dtype="text", observation_space=replace(BOX, low=()))
     with pytest.raises(MetadataError, match="the record in the file is damaged:\n  observation_space: there") as raised:
         parse(stamp(body, made_up), Path("policy.onnx"))

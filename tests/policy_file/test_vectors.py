@@ -337,7 +337,7 @@ def test_a_case_that_cannot_be_run_is_told(box: File, monkeypatch: pytest.Monkey
 def _sabotaged(path: Path) -> bytes:
     """The file with its largest weight tensor halved, and a record that fits."""
     data = path.read_bytes()
-    metadata = parse(data)
+    metadata = parse(data).metadata
     body, _ = split_container(data)
     model = onnx.load_from_string(b"".join(body))
     largest = max(model.graph.initializer, key=lambda tensor: np.prod(tensor.dims))

@@ -107,7 +107,8 @@ def test_a_policy_that_was_written_alone_has_no_partners(folder: Path) -> None:
 
 
 def test_a_file_is_identified_by_what_is_in_it_and_not_by_its_name(folder: Path) -> None:
-    files = read_metadata(folder / ONNX).provenance
+    files = read_metadata(folder / ONNX).checkpoint
+    assert files is not None
     assert files.algorithm_file is not None
     assert files.statistics_file is not None
     for file in (files.algorithm_file, files.statistics_file):

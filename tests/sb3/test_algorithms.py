@@ -448,7 +448,7 @@ def test_a_file_that_unpacks_to_more_than_the_model_is_not_unpacked(
 
 def test_a_file_that_unpacks_to_more_is_not_in_the_way_of_an_export(ppo: Saved, tmp_path: Path) -> None:
     _packed("policy.pth", tmp_path, ppo.path)
-    assert export_policy(ppo.model, tmp_path / "packed.onnx").metadata.provenance.algorithm_file is None
+    assert export_policy(ppo.model, tmp_path / "packed.onnx").metadata.checkpoint is None
 
 
 def test_a_pipe_that_is_called_like_a_zip_is_not_read(ppo: Saved, tmp_path: Path) -> None:

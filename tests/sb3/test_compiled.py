@@ -111,7 +111,8 @@ def test_a_zip_of_a_compiled_policy_is_its_own(tmp_path: Path) -> None:
     _whole(model, Backend())
     model.save(tmp_path / "policy.zip")
     assert holds_policy_of(tmp_path / "policy.zip", model)
-    files = export_policy(model, tmp_path / "policy.onnx").metadata.provenance
+    files = export_policy(model, tmp_path / "policy.onnx").metadata.checkpoint
+    assert files is not None
     assert files.algorithm_file is not None
 
 

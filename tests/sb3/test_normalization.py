@@ -305,7 +305,8 @@ def test_statistics_with_the_zip_of_another_instant_are_refused_and_nothing_is_o
 def test_the_caller_may_name_the_statistics_of_another_instant(triple: Triple, instants: tuple[Triple, Triple]) -> None:
     shutil.copy(instants[1].statistics, triple.statistics)
     report = export_policy(triple.algorithm, triple.onnx, vec_normalize=triple.statistics)
-    assert report.metadata.provenance.statistics_file == PairedFile(
+    assert report.metadata.checkpoint is not None
+    assert report.metadata.checkpoint.statistics_file == PairedFile(
         name=triple.statistics.name, digest=_digest(triple.statistics)
     )
 

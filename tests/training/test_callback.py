@@ -52,8 +52,9 @@ def _eval_env(normalize: bool = False) -> VecEnv:
 def _assert_generation(folder: Path, stem: str, algorithm: type[BaseAlgorithm] = PPO) -> None:
     """A file equals its own .zip and statistics, by digest and by what it does."""
     metadata = read_metadata(folder / f"{stem}.onnx")
-    assert metadata.provenance.algorithm_file == pair_with_zip(folder / f"{stem}.zip")
-    statistics, vec_normalize = metadata.provenance.statistics_file, None
+    assert metadata.checkpoint is not None
+    assert metadata.checkpoint.algorithm_file == pair_with_zip(folder / f"{stem}.zip")
+    statistics, vec_normalize = metadata.checkpoint.statistics_file, None
     if statistics is not None:
         assert statistics == pair_with_file(folder / statistics.name)
         vec_normalize = load_statistics(folder / statistics.name)

@@ -1,0 +1,21 @@
+"""``sb3-clanker schema``: the JSON Schema of what is in a file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from sb3_clanker.cli.arguments import Commands
+from sb3_clanker.cli.text import say
+from sb3_clanker.policy_file.json_schema import document_schema
+
+
+def add_schema(commands: Commands) -> None:
+    """Add the verb."""
+    parser = commands.add_parser("schema", help="print the JSON Schema of a record, or of test vectors")
+    parser.add_argument("document", choices=("record", "vectors"), help="which of the two")
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> None:
+    say(json.dumps(document_schema(options.document), indent=2))
