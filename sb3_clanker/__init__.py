@@ -15,7 +15,8 @@ from sb3_clanker.runtime.policy import OnnxPolicy
 from sb3_clanker.targets.check import TargetReport, check_target
 
 if TYPE_CHECKING:
-    from sb3_clanker.export.calls import ExportReport, export_policy, validate_policy
+    from sb3_clanker.export.calls import export_policy, validate_policy
+    from sb3_clanker.export.publish import ExportReport
     from sb3_clanker.options import ExportOptions
     from sb3_clanker.report import ValidationReport
     from sb3_clanker.training.callback import OnnxCheckpointCallback
@@ -44,7 +45,7 @@ __all__ = [
 
 _TRAINING_SIDE = {
     "ExportOptions": "options",
-    "ExportReport": "export.calls",
+    "ExportReport": "export.publish",
     "OnnxCheckpointCallback": "training.callback",
     "ValidationReport": "report",
     "export_policy": "export.calls",

@@ -22,8 +22,9 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from sb3_clanker import ExportOptions, OnnxCheckpointCallback, load_checkpoint, read_metadata
 from sb3_clanker.errors import ClankerError
 from sb3_clanker.policy_file.vectors import read_vectors
-from sb3_clanker.run_folder.publication import Publication, vectors_path
-from sb3_clanker.training.folder import TrainingFolder
+from sb3_clanker.run_folder.folder import TrainingFolder
+from sb3_clanker.run_folder.names import vectors_path
+from sb3_clanker.run_folder.publication import Publication
 from tests.integration.trainings import (
     assert_alike,
     assert_whole,
@@ -277,7 +278,7 @@ def _content(folder: Path) -> dict[str, bytes]:
 
 
 def _assert_complete(folder: Path, stem: str, before: dict[str, bytes]) -> None:
-    """All files of a generation are there, new, and of one instant."""
+    """All files of a checkpoint are there, new, and of one instant."""
     policy, names = folder / f"{stem}.onnx", [name for name in _NAMES if stem[:4] == name[:4]]
     assert [name for name in names if (folder / name).read_bytes() == before.get(name)] == []
     assert set(states(policy).values()) == {"matched"}

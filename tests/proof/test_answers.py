@@ -19,7 +19,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from sb3_clanker import ExportOptions, OnnxPolicy, PolicyMetadata, export_policy
 from sb3_clanker.errors import NoVectorsWarning
 from sb3_clanker.policy_file.vectors import TestVectors, VectorCase, read_vectors
-from sb3_clanker.run_folder.publication import vectors_path
+from sb3_clanker.run_folder.names import vectors_path
 from sb3_clanker.runtime.check_vectors import check_vectors
 from tests.support import ACTIONS, OBSERVATIONS
 from tests.worlds import make_model, spread

@@ -38,7 +38,7 @@ from sb3_clanker.policy_file.schema import to_json
 from sb3_clanker.policy_file.spaces import DiscreteSpace, ObservationSpace, describe_space
 from sb3_clanker.policy_file.tensors import TensorSpec
 from sb3_clanker.policy_file.vectors import read_vectors
-from sb3_clanker.run_folder.publication import vectors_path
+from sb3_clanker.run_folder.names import vectors_path
 from sb3_clanker.runtime.check_vectors import check_vectors
 from sb3_clanker.targets.check import TARGETS, require_target
 from sb3_clanker.writers.onnx import Graph

@@ -21,13 +21,13 @@ from sb3_clanker import ClankerError, ExportOptions, OnnxCheckpointCallback, Onn
 from sb3_clanker.errors import FolderInUseError
 from sb3_clanker.policy_file.record import PairedFile
 from sb3_clanker.policy_file.vectors import read_vectors
-from sb3_clanker.run_folder.identity import require_matched
-from sb3_clanker.run_folder.publication import pair_with_file, pair_with_zip, vectors_path
-from sb3_clanker.run_folder.retention import Checkpoint, OwnFile, keep_newest
+from sb3_clanker.run_folder.folder import TrainingFolder
+from sb3_clanker.run_folder.identity import pair_with_file, pair_with_zip, require_matched
+from sb3_clanker.run_folder.names import vectors_path
+from sb3_clanker.run_folder.retention import OwnFile, WrittenCheckpoint, keep_newest
 from sb3_clanker.runtime.check_vectors import check_vectors
-from sb3_clanker.training.folder import TrainingFolder
 from sb3_clanker.training.run import Training
-from tests.generations import LOCK, checkpoint_files, contents, flip, names, restamp, train
+from tests.checkpoints import LOCK, checkpoint_files, contents, flip, names, restamp, train
 from tests.worlds import make_model
 
 ALL = ("vecnormalize", "replay_buffer", "vectors")
@@ -56,7 +56,7 @@ def _opened(path: Path) -> Iterator[TrainingFolder]:
 
 def _checkpoints(path: Path, prefix: str = "rl_model", num_timesteps: int = 1000) -> dict[int, list[str]]:
     with _opened(path) as folder:
-        found = folder.checkpoints(prefix, num_timesteps)
+        found = folder.numbered(prefix, num_timesteps)
     assert all(file.path.parent == path for checkpoint in found for file in checkpoint.files)
     return {each.num_timesteps: [file.path.name for file in each.files] for each in found if each.whole}
 
@@ -108,7 +108,7 @@ def test_a_damaged_checkpoint_is_nobodys(folder: Path) -> None:
 def test_a_policy_that_was_exported_alone_is_no_checkpoint(folder: Path) -> None:
     restamp(folder / "rl_model_40_steps.onnx", together=False)
     with _opened(folder) as opened:
-        assert [checkpoint.num_timesteps for checkpoint in opened.checkpoints("rl_model", 60)] == [20, 60]
+        assert [checkpoint.num_timesteps for checkpoint in opened.numbered("rl_model", 60)] == [20, 60]
 
 
 @pytest.mark.parametrize("name", ["rl_model_40_steps.zip", "rl_model_vecnormalize_40_steps.pkl"])
@@ -117,7 +117,7 @@ def test_a_checkpoint_whose_files_are_gone_or_others_is_not_whole_and_owns_no_ot
         change()
         assert list(_checkpoints(folder)) == [20, 60]
         with _opened(folder) as opened:
-            (checkpoint,) = [each for each in opened.checkpoints("rl_model", 60) if not each.whole]
+            (checkpoint,) = [each for each in opened.numbered("rl_model", 60) if not each.whole]
         assert checkpoint.num_timesteps == 40
         assert {file.path.name for file in checkpoint.files} == set(checkpoint_files(40, *ALL)) - {name}
 
@@ -141,10 +141,10 @@ def test_a_hostile_checkpoint_owns_nothing_but_its_own_names(name: str, folder: 
         statistics_file=PairedFile(name=f"../runs/{statistics.name}", digest=pair_with_file(statistics).digest),
     )
     with _opened(folder) as opened:
-        found = opened.checkpoints("rl_model", 60)
+        found = opened.numbered("rl_model", 60)
     assert [each.num_timesteps for each in found if each.whole] == [20, 60]
     before = names(folder)
-    keep_newest([*found, Checkpoint(num_timesteps=1000, files=())], 1)
+    keep_newest([*found, WrittenCheckpoint(num_timesteps=1000, files=())], 1)
     deleted = [*checkpoint_files(20, *ALL), *checkpoint_files(60, *ALL)]
     deleted += [f"rl_model_{name}" for name in ("40_steps.onnx", "40_steps.vectors.json")]
     assert names(folder) == sorted(set(before) - set(deleted))
@@ -165,18 +165,18 @@ def test_the_best_so_far_is_told_by_its_record(folder: Path) -> None:
 # What may go --------------------------------------------------------------------------------------------------------
 
 
-def _pretend(folder: Path, *steps: int, failed: tuple[int, ...] = ()) -> list[Checkpoint]:
+def _pretend(folder: Path, *steps: int, failed: tuple[int, ...] = ()) -> list[WrittenCheckpoint]:
     checkpoints = []
     for number in steps:
         paths = [folder / f"{number}.{suffix}" for suffix in ("zip", "onnx")[: 1 if number in failed else 2]]
         for path in paths:
             path.write_bytes(b"")
         files = tuple(map(OwnFile.at, paths))
-        checkpoints.append(Checkpoint(num_timesteps=number, files=files, whole=number not in failed))
+        checkpoints.append(WrittenCheckpoint(num_timesteps=number, files=files, whole=number not in failed))
     return checkpoints
 
 
-def _kept(checkpoints: list[Checkpoint]) -> list[int]:
+def _kept(checkpoints: list[WrittenCheckpoint]) -> list[int]:
     return [checkpoint.num_timesteps for checkpoint in checkpoints]
 
 
@@ -216,7 +216,7 @@ def test_a_file_that_is_gone_or_cannot_be_deleted_is_no_obstacle(tmp_path: Path)
 
 def test_a_policy_is_the_last_of_its_checkpoint_to_be_deleted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with _opened(folder) as opened:
-        found = opened.checkpoints("rl_model", 60)
+        found = opened.numbered("rl_model", 60)
     deleted: list[str] = []
     unlink = Path.unlink
 
@@ -232,9 +232,9 @@ def test_a_policy_is_the_last_of_its_checkpoint_to_be_deleted(folder: Path, monk
             keep_newest(found, 2)
     assert (folder / "rl_model_20_steps.onnx").exists()
     with _opened(folder) as opened:  # so that the rest goes the next time
-        again = opened.checkpoints("rl_model", 60)
+        again = opened.numbered("rl_model", 60)
     assert [(each.num_timesteps, each.whole) for each in again] == [(20, False), (40, True), (60, True)]
-    keep_newest([*again, Checkpoint(num_timesteps=80, files=())], 2)
+    keep_newest([*again, WrittenCheckpoint(num_timesteps=80, files=())], 2)
     assert {name for name in names(folder) if "_20_" in name or "_40_" in name} == set()
 
 
@@ -423,7 +423,7 @@ def test_what_does_not_match_is_reported_by_name(stem: str, folder: Path, caplog
 HOLD = """
 import sys
 from pathlib import Path
-from sb3_clanker.training.folder import TrainingFolder
+from sb3_clanker.run_folder.folder import TrainingFolder
 
 folder = TrainingFolder(Path(sys.argv[1]))
 print("held", flush=True)

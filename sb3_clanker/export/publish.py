@@ -1,0 +1,110 @@
+"""How a policy is published, alone or with its checkpoint: staged, proven, named, timed and reported."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from sb3_clanker.export.exporter import Exporter, ProvenPolicy
+from sb3_clanker.policy_file.record import CheckpointRecord, PolicyMetadata
+from sb3_clanker.report import ValidationReport
+from sb3_clanker.run_folder.identity import pair_with_file, pair_with_zip
+from sb3_clanker.run_folder.names import POLICY, REPLAY_BUFFER, STATISTICS, VECTORS, ZIP, Checkpoint, FileKind
+from sb3_clanker.run_folder.publication import Publication, Write, ensure_folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportReport:
+    """What an export did.
+
+    :ivar path: the file
+    :ivar size: its size in bytes
+    :ivar seconds: duration of each stage: ``trace`` (about 0 where an earlier one served), ``fill``, ``validate`` and
+        ``write``
+    :ivar validation: what the proof measured
+    :ivar metadata: what the file says of itself
+    """
+
+    path: Path
+    size: int
+    seconds: dict[str, float]
+    validation: ValidationReport
+    metadata: PolicyMetadata
+
+
+OF_PROVEN: dict[FileKind, Callable[[ProvenPolicy], Write | None]] = {
+    VECTORS: lambda proven: _content(proven.vectors),
+    POLICY: lambda proven: proven.write,
+}
+"""What writes each file of a policy that has passed its proof; None where there is nothing to write."""
+
+
+def publish(
+    exporter: Exporter,
+    folder: Path,
+    checkpoint: Checkpoint,
+    *,
+    saved: Mapping[FileKind, Write] = MappingProxyType({}),
+    record: CheckpointRecord | None = None,
+    mean_reward: float | None = None,
+    durable: bool,
+    committed: Callable[[Publication, bool], None] | None = None,
+) -> ExportReport:
+    """Export a policy to files of a folder, together with those that are saved of its training.
+
+    What is saved is staged first, and gets its names whatever becomes of the rest. Otherwise nothing is written unless
+    all of it is.
+
+    :param exporter: exports the policy
+    :param folder: where to; made if need be
+    :param checkpoint: names of the files
+    :param saved: what writes each file of the training
+    :param record: the other files of the same instant where none is saved now, None where there are none
+    :param mean_reward: of the evaluation that led to this
+    :param durable: whether to wait until the disk has the files
+    :param committed: is told what got its name, also where the export failed, and whether that is all
+    :return: what was done and measured
+    :raises PublicationError: a file cannot be written
+    """
+    ensure_folder(folder)
+    names, whole = checkpoint.files, False
+    with Publication(folder, durable=durable) as publication:
+        try:
+            staged = {kind: publication.stage(name, saved[kind]) for kind, name in names.items() if kind in saved}
+            proven = exporter.export(mean_reward=mean_reward, checkpoint=_record(staged, names) if staged else record)
+            start = time.perf_counter()
+            for kind, name in names.items():
+                write = OF_PROVEN[kind](proven) if kind in OF_PROVEN else None
+                if write is not None:
+                    publication.stage(name, write)
+            whole = True
+        finally:
+            if saved or whole:
+                publication.commit()
+            if committed is not None:
+                committed(publication, whole)
+    return ExportReport(
+        path=folder / names[POLICY],
+        size=proven.size,
+        seconds={**proven.seconds, "write": time.perf_counter() - start},
+        validation=proven.validation,
+        metadata=proven.metadata,
+    )
+
+
+def _record(staged: Mapping[FileKind, Path], names: Mapping[FileKind, str]) -> CheckpointRecord:
+    """What the record of a policy says of the files that are written together with it."""
+    statistics = staged.get(STATISTICS)
+    return CheckpointRecord(
+        algorithm_file=pair_with_zip(staged[ZIP], names[ZIP]),
+        statistics_file=pair_with_file(statistics, names[STATISTICS]) if statistics else None,
+        replay_buffer=REPLAY_BUFFER in staged,
+        together=True,
+    )
+
+
+def _content(data: bytes | None) -> Write | None:
+    return None if data is None else lambda file: file.write(data)
