@@ -35,11 +35,12 @@ class ExportReport:
     metadata: PolicyMetadata
 
 
-OF_PROVEN: dict[FileKind, Callable[[ProvenPolicy], Write | None]] = {
-    VECTORS: lambda proven: _content(proven.vectors),
-    POLICY: lambda proven: proven.write,
-}
-"""What writes each file of a policy that has passed its proof; None where there is nothing to write."""
+def to_write(proven: ProvenPolicy) -> dict[FileKind, Write]:
+    """What writes each file of a policy that has passed its proof."""
+    files: dict[FileKind, Write] = {POLICY: proven.write}
+    if (vectors := proven.vectors) is not None:
+        files[VECTORS] = lambda file: file.write(vectors)
+    return files
 
 
 def publish(
@@ -73,13 +74,10 @@ def publish(
     names, whole = checkpoint.files, False
     with Publication(folder, durable=durable) as publication:
         try:
-            staged = {kind: publication.stage(name, saved[kind]) for kind, name in names.items() if kind in saved}
+            staged = _stage(publication, names, saved)
             proven = exporter.export(mean_reward=mean_reward, checkpoint=_record(staged, names) if staged else record)
             start = time.perf_counter()
-            for kind, name in names.items():
-                write = OF_PROVEN[kind](proven) if kind in OF_PROVEN else None
-                if write is not None:
-                    publication.stage(name, write)
+            _stage(publication, names, to_write(proven))
             whole = True
         finally:
             if saved or whole:
@@ -95,6 +93,13 @@ def publish(
     )
 
 
+def _stage(
+    publication: Publication, names: Mapping[FileKind, str], files: Mapping[FileKind, Write]
+) -> dict[FileKind, Path]:
+    """Stage files in the order of their kinds, which is that in which they will get their names."""
+    return {kind: publication.stage(name, files[kind]) for kind, name in names.items() if kind in files}
+
+
 def _record(staged: Mapping[FileKind, Path], names: Mapping[FileKind, str]) -> CheckpointRecord:
     """What the record of a policy says of the files that are written together with it."""
     statistics = staged.get(STATISTICS)
@@ -104,7 +109,3 @@ def _record(staged: Mapping[FileKind, Path], names: Mapping[FileKind, str]) -> C
         replay_buffer=REPLAY_BUFFER in staged,
         together=True,
     )
-
-
-def _content(data: bytes | None) -> Write | None:
-    return None if data is None else lambda file: file.write(data)

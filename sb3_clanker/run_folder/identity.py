@@ -15,8 +15,7 @@ from sb3_clanker.policy_file.record import PairedFile, PolicyMetadata
 from sb3_clanker.run_folder.names import Checkpoint, FileKind
 
 State = Literal["matched", "missing", "other", "unknown"]
-"""``matched``: it is the one; ``missing``: there is none; ``other``: of another instant, or damaged; ``unknown``: one was
-written, and no digest tells whether this is it."""
+"""It is the one; there is none; it is of another instant, or damaged; no digest tells whether it is the one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +44,7 @@ def state_of(path: Path, kind: FileKind, metadata: PolicyMetadata) -> State:
         return "missing"
     if isinstance(said, PairedFile):
         return "matched" if identify(path, said) else "other"
-    with suppress(ClankerError, OSError):
+    with suppress(ClankerError, OSError, ValueError):  # ValueError: whatever is in a file of another kind
         if kind.policy_digest is not None and kind.policy_digest(path) == metadata.digest:
             return "matched"
     return "other"

@@ -106,11 +106,6 @@ def numbered_timesteps(name: str, prefix: str) -> int | None:
     return None
 
 
-def vectors_path(path: Path) -> Path:
-    """Where the test vectors of a policy file lie."""
-    return path.with_name(VECTORS.name(path.stem))
-
-
 def own_statistics(zip_path: Path) -> Iterator[Path]:
     """Where VecNormalize statistics lie that are those of a ``.zip`` by their name, the surest first.
 

@@ -1,4 +1,4 @@
-"""Which numbered checkpoints may go: old ones, and of their files only those that this package is known to have written."""
+"""Which numbered checkpoints may go: old ones, and of their files only what this package is known to have written."""
 
 from __future__ import annotations
 

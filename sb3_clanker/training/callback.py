@@ -25,7 +25,7 @@ from sb3_clanker.training.evaluation import EvaluationLog, OnNewBest, continue_l
 from sb3_clanker.training.outcome import ExportFailure, record_exports, sum_up
 from sb3_clanker.training.placeholders import RunPath, fill_in
 from sb3_clanker.training.run import Training, event_of
-from sb3_clanker.training.saving import rehearse, replay_buffer_of, to_save
+from sb3_clanker.training.saving import rehearse, to_save
 
 _logger = logging.getLogger("sb3_clanker")
 
@@ -41,16 +41,16 @@ class OnnxCheckpointCallback(BaseCallback):
     - ``final_model`` at the end of training, with ``save_final``.
 
     It can also be a child: as ``callback_on_new_best`` of an ``EvalCallback`` it writes ``best_model``, as a child of
-    any other event (``EveryNTimesteps``, ``callback_after_eval``) a checkpoint at each event; ``save_final`` has no
-    meaning there.
+    any other event (``EveryNTimesteps``, ``callback_after_eval``) a numbered checkpoint at each event;
+    ``save_final`` has no meaning there.
 
     It exports and saves once before the first step, so that whatever can never work raises at once. Training itself is
     not changed, to the last bit.
 
     A training that begins anew moves files of an earlier one that it would overwrite, all together, into ``previous_1``
     in the folder, or the next number. One that goes on (``learn(..., reset_num_timesteps=False)`` of a loaded model)
-    goes on in the same files: with the best score so far, and with the checkpoints that ``keep_last`` counts; it moves
-    only what lies further on than where it goes on from, or does not tell, as a best without its ``.onnx``.
+    goes on in the same files: with the best score so far, and with the checkpoints that ``keep_last`` counts; it
+    moves only what lies further on than where it goes on from, or does not tell, as a best without its ``.onnx``.
 
     Many trainings may have one ``save_path``, with placeholders: ``{env}``, the id of the environment, and ``{run}``, a
     number that no other run has, in whichever process. ``"runs/{env}_{run}"`` becomes ``runs/CartPole-v1_1`` when
@@ -70,11 +70,11 @@ class OnnxCheckpointCallback(BaseCallback):
     :param log_path: folder for ``evaluations.npz``; None writes none. It may hold the placeholders of ``save_path``
     :param callback_on_new_best: called at each new best evaluation, after the files are written
     :param callback_after_eval: called after each evaluation
-    :param save_freq: write a checkpoint every so many calls; None writes none
-    :param name_prefix: beginning of the names of checkpoints
-    :param save_replay_buffer: whether checkpoints include the replay buffer
-    :param keep_last: keep the newest so many checkpoints, each with all its files, and delete older ones; None keeps
-        all. The best, the final and whatever this callback is not proven to have written are never deleted
+    :param save_freq: write a numbered checkpoint every so many calls; None writes none
+    :param name_prefix: beginning of the names of numbered checkpoints
+    :param save_replay_buffer: whether numbered checkpoints include the replay buffer
+    :param keep_last: keep the newest so many numbered checkpoints, each with all its files, and delete older ones; None
+        keeps all. The best, the final and whatever this callback is not proven to have written are never deleted
     :param save_final: whether to write ``final_model`` at the end of training
     :param overwrite: whether files of an earlier training are overwritten, rather than moved out of the way
     :param on_error: what a failed export does after the first step: ``"warn"`` logs and counts it, and training goes
@@ -195,7 +195,7 @@ class OnnxCheckpointCallback(BaseCallback):
         normalization = self._normalization()
         self._exporter = Exporter(self.model, normalization, self.options)
         self._exporter.export()
-        rehearse(self.save_path, self.model, normalization.vec_normalize, self._has_replay_buffer())
+        rehearse(self.save_path, self.model, normalization.vec_normalize, self.save_replay_buffer)
         is_new = self.evaluation is None or (self.model.num_timesteps == 0 and not self._goes_on())
         if is_new and self._make_evaluation is not None:  # what it remembers is not of another training
             self.evaluation = self._make_evaluation(evaluation_of(self.model))
@@ -295,15 +295,12 @@ class OnnxCheckpointCallback(BaseCallback):
             evaluation.best_mean_reward = self._best_before
 
     def _publish_numbered(self) -> None:
-        checkpoint = Checkpoint.numbered(self.name_prefix, self.num_timesteps)
-        self._publish(checkpoint, with_replay_buffer=self._has_replay_buffer())
+        self._publish(Checkpoint.numbered(self.name_prefix, self.num_timesteps))
 
-    def _publish(
-        self, checkpoint: Checkpoint, mean_reward: float | None = None, with_replay_buffer: bool = False
-    ) -> None:
+    def _publish(self, checkpoint: Checkpoint, mean_reward: float | None = None) -> None:
         """Write one checkpoint; what a failure does, ``on_error`` says."""
         try:
-            self._write(checkpoint, mean_reward, with_replay_buffer)
+            self._write(checkpoint, mean_reward)
         except Exception as error:  # a training must not end because of an export, whatever went wrong in it
             unmatched = () if self._folder is None else self._folder.unmatched(checkpoint)
             failure = ExportFailure(
@@ -318,25 +315,24 @@ class OnnxCheckpointCallback(BaseCallback):
         finally:
             record_exports(self.logger, self.reports, self.failures)
 
-    def _write(self, checkpoint: Checkpoint, mean_reward: float | None, with_replay_buffer: bool) -> None:
+    def _write(self, checkpoint: Checkpoint, mean_reward: float | None) -> None:
         if checkpoint == BEST:
             self._exporter.check_finite()  # the last good best is worth more than the .zip of a policy that diverged
-        keep = functools.partial(self._retention.add, self.model.num_timesteps)
+        is_numbered = checkpoint not in (BEST, FINAL)
+        vec_normalize = self._normalization().vec_normalize
+        count = functools.partial(self._retention.add, self.model.num_timesteps)
         report = publish(
             self._exporter,
             self.save_path,
             checkpoint,
-            saved=to_save(self.model, self._normalization().vec_normalize, with_replay_buffer),
+            saved=to_save(self.model, vec_normalize, self.save_replay_buffer and is_numbered),
             mean_reward=mean_reward,
             durable=checkpoint == FINAL,
-            committed=None if checkpoint in (BEST, FINAL) else keep,
+            committed=count if is_numbered else None,
         )
         self.reports.append(report)
         if self.verbose >= 1:
             _logger.info("Wrote %s: %s", report.path, report.validation.stages[-1].detail)
-
-    def _has_replay_buffer(self) -> bool:
-        return self.save_replay_buffer and replay_buffer_of(self.model) is not None
 
     def _normalization(self) -> Normalization:
         return resolve_normalization(self.model, "auto")

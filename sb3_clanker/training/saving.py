@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
+from io import BufferedWriter
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +19,22 @@ from sb3_clanker.run_folder.publication import Publication, Write
 
 
 def to_save(
-    model: BaseAlgorithm, vec_normalize: VecNormalize | None, with_replay_buffer: bool
+    model: BaseAlgorithm,
+    vec_normalize: VecNormalize | None,
+    with_replay_buffer: bool,
+    save_buffer: Callable[[BufferedWriter, object], object] = save_to_pkl,
 ) -> dict[FileKind, Write]:
-    """What writes each file of a training, in the formats of Stable-Baselines3."""
+    """What writes each file of a training, in the formats of Stable-Baselines3.
+
+    :param with_replay_buffer: whether the replay buffer is saved, where the algorithm has one
+    """
     files: dict[FileKind, Write] = {ZIP: model.save}
     if vec_normalize is not None:
         files[STATISTICS] = lambda file: pickle.dump(vec_normalize, file)
-    if with_replay_buffer:
-        files[REPLAY_BUFFER] = lambda file: save_to_pkl(file, replay_buffer_of(model))
+    replay_buffer = getattr(model, "replay_buffer", None)
+    if with_replay_buffer and replay_buffer is not None:
+        files[REPLAY_BUFFER] = lambda file: save_buffer(file, replay_buffer)
     return files
-
-
-def replay_buffer_of(model: BaseAlgorithm) -> object:
-    """The replay buffer of an algorithm, None where it has none."""
-    return getattr(model, "replay_buffer", None)
 
 
 def rehearse(folder: Path, model: BaseAlgorithm, vec_normalize: VecNormalize | None, with_replay_buffer: bool) -> None:
@@ -41,9 +45,7 @@ def rehearse(folder: Path, model: BaseAlgorithm, vec_normalize: VecNormalize | N
     :raises UnsavableTrainingError: something cannot be pickled
     :raises PublicationError: the files cannot be written
     """
-    files = to_save(model, vec_normalize, with_replay_buffer)
-    if with_replay_buffer:
-        files[REPLAY_BUFFER] = lambda file: _WithoutArrays(file).dump(replay_buffer_of(model))
+    files = to_save(model, vec_normalize, with_replay_buffer, lambda file, buffer: _WithoutArrays(file).dump(buffer))
     with Publication(folder, durable=False) as publication:
         for kind, write in files.items():
             try:

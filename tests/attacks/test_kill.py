@@ -23,7 +23,6 @@ from sb3_clanker import ExportOptions, OnnxCheckpointCallback, load_checkpoint, 
 from sb3_clanker.errors import ClankerError
 from sb3_clanker.policy_file.vectors import read_vectors
 from sb3_clanker.run_folder.folder import TrainingFolder
-from sb3_clanker.run_folder.names import vectors_path
 from sb3_clanker.run_folder.publication import Publication
 from tests.integration.trainings import (
     assert_alike,
@@ -283,6 +282,6 @@ def _assert_complete(folder: Path, stem: str, before: dict[str, bytes]) -> None:
     assert [name for name in names if (folder / name).read_bytes() == before.get(name)] == []
     assert set(states(policy).values()) == {"matched"}
     assert_alike(policy, SAC)
-    assert read_vectors(vectors_path(policy)).digest == read_metadata(policy).digest
+    assert read_vectors(policy.with_suffix(".vectors.json")).digest == read_metadata(policy).digest
     replay_buffer = load_checkpoint(policy).model.replay_buffer  # type: ignore[attr-defined]
     assert isinstance(replay_buffer, ReplayBuffer) or stem == "best_model"

@@ -23,7 +23,6 @@ from sb3_clanker.policy_file.record import PairedFile
 from sb3_clanker.policy_file.vectors import read_vectors
 from sb3_clanker.run_folder.folder import TrainingFolder
 from sb3_clanker.run_folder.identity import pair_with_file, pair_with_zip, require_matched
-from sb3_clanker.run_folder.names import vectors_path
 from sb3_clanker.run_folder.retention import OwnFile, WrittenCheckpoint, keep_newest
 from sb3_clanker.runtime.check_vectors import check_vectors
 from sb3_clanker.training.run import Training
@@ -281,7 +280,7 @@ def test_test_vectors_are_finished_with_their_policy(folder: Path) -> None:
     _repair(folder)
     assert contents(folder) == before
     policy = OnnxPolicy(folder / f"{STEM}.onnx")
-    check_vectors(policy, read_vectors(vectors_path(folder / f"{STEM}.onnx")))
+    check_vectors(policy, read_vectors(folder / f"{STEM}.vectors.json"))
 
 
 def test_a_best_policy_is_finished_in_place_of_an_older_one(folder: Path) -> None:
