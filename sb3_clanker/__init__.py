@@ -21,14 +21,14 @@ from sb3_clanker.targets.check import check_target as check_target
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from sb3_clanker.export.calls import ExportReport as ExportReport
     from sb3_clanker.export.calls import export_policy as export_policy
     from sb3_clanker.export.calls import validate_policy as validate_policy
+    from sb3_clanker.export.publish import ExportReport as ExportReport
     from sb3_clanker.training.callback import OnnxCheckpointCallback as OnnxCheckpointCallback
     from sb3_clanker.training.resume import load_checkpoint as load_checkpoint
 else:
     _TRAINING_SIDE = {
-        "ExportReport": "export.calls",
+        "ExportReport": "export.publish",
         "OnnxCheckpointCallback": "training.callback",
         "export_policy": "export.calls",
         "load_checkpoint": "training.resume",

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_clanker.errors import PublicationError
 from sb3_clanker.export.exporter import Exporter, typed_errors
+from sb3_clanker.export.publish import ExportReport, publish
 from sb3_clanker.options import ExportOptions, FurtherOutput, OptionsSource, as_options
 from sb3_clanker.paths import local_path
 from sb3_clanker.policy_file.record import CheckpointRecord, PolicyMetadata, read_policy_file
@@ -17,46 +17,11 @@ from sb3_clanker.proof.stages import prove
 from sb3_clanker.proof.subject import Subject, check_algorithm
 from sb3_clanker.public import public
 from sb3_clanker.report import ValidationReport
-from sb3_clanker.run_folder.publication import Publication, ensure_folder, pair_with_zip, vectors_path
+from sb3_clanker.run_folder.identity import pair_with_zip
+from sb3_clanker.run_folder.names import Checkpoint
 from sb3_clanker.sb3.algorithms import holds_policy_of
 from sb3_clanker.sb3.normalization import Normalization, NormalizationSource, resolve_normalization
 from sb3_clanker.writers.onnx import FilledGraph
-
-
-@public
-@dataclass(frozen=True, kw_only=True)
-class ExportReport:
-    """What an export did.
-
-    :ivar path: the file
-    :ivar size: its size in bytes
-    :ivar seconds: duration of each stage: ``trace`` (about 0 where an earlier one served), ``fill``, ``validate`` and
-        ``write``
-    :ivar validation: what the proof measured
-    :ivar metadata: what the file says of itself
-    """
-
-    path: Path
-    size: int
-    seconds: dict[str, float]
-    validation: ValidationReport
-    metadata: PolicyMetadata
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportFailure:
-    """An export that failed during training.
-
-    :ivar name: name of the file that was to be written
-    :ivar num_timesteps: when
-    :ivar error: what happened
-    :ivar unmatched: names of files that were written all the same, and that the policy file there does not belong to
-    """
-
-    name: str
-    num_timesteps: int
-    error: Exception
-    unmatched: tuple[str, ...] = ()
 
 
 @public
@@ -154,22 +119,14 @@ def write_policy(
     model: BaseAlgorithm, path: Path, normalization: Normalization, zip_path: Path | None, options: ExportOptions
 ) -> ExportReport:
     """Export to a file whose normalization and ``.zip`` are known; errors as in :func:`export_policy`."""
-    ensure_folder(path.parent)
     zip_file = pair_with_zip(zip_path) if zip_path else None
-    checkpoint = CheckpointRecord(algorithm_file=zip_file, statistics_file=normalization.file)
-    proven = Exporter(model, normalization, options).export(checkpoint=checkpoint if checkpoint.files else None)
-    start = time.perf_counter()
-    with Publication(path.parent, durable=True) as publication:
-        publication.stage(path.name, proven.write)
-        if (vectors := proven.vectors) is not None:
-            publication.stage(vectors_path(path).name, lambda file: file.write(vectors))
-        publication.commit()
-    return ExportReport(
-        path=path,
-        size=proven.size,
-        seconds={**proven.seconds, "write": time.perf_counter() - start},
-        validation=proven.validation,
-        metadata=proven.metadata,
+    record = CheckpointRecord(algorithm_file=zip_file, statistics_file=normalization.file)
+    return publish(
+        Exporter(model, normalization, options),
+        path.parent,
+        Checkpoint(path.stem),
+        record=record if record.files else None,
+        durable=True,
     )
 
 

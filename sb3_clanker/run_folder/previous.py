@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from sb3_clanker.errors import PublicationError
-from sb3_clanker.run_folder.publication import TEMPORARY
+from sb3_clanker.run_folder.names import TEMPORARY
 
 _logger = logging.getLogger("sb3_clanker")
 _MOVING = f"{TEMPORARY}previous"

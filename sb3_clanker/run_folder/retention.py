@@ -1,4 +1,4 @@
-"""Which checkpoints may go: old ones, and of their files only those that this package is known to have written."""
+"""Which numbered checkpoints may go: old ones, and of their files only what this package is known to have written."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class OwnFile:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checkpoint:
-    """The files of a checkpoint, all of them written by this package.
+class WrittenCheckpoint:
+    """The files of a numbered checkpoint, all of them written by this package.
 
     :ivar num_timesteps: when it was written
     :ivar files: its files, the policy last
@@ -57,32 +57,30 @@ class Checkpoint:
 
 
 class Retention:
-    """The checkpoints of a training, of which the newest are kept.
+    """The numbered checkpoints of a training, of which the newest are kept.
 
     :param count: how many whole ones to keep; None keeps all
     :param checkpoints: those from before, oldest first
+    :param overwrite: whether files of others in the place of a new one are to be overwritten. If not, those names are
+        not its own: another callback, such as ``CheckpointCallback``, writes them too
     """
 
-    def __init__(self, count: int | None, checkpoints: list[Checkpoint]) -> None:
-        self._count, self._checkpoints = count, checkpoints
+    def __init__(self, count: int | None, checkpoints: list[WrittenCheckpoint], *, overwrite: bool) -> None:
+        self._count, self._checkpoints, self._overwrite = count, checkpoints, overwrite
 
-    def add(self, num_timesteps: int, publication: Publication, whole: bool, *, overwrite: bool) -> None:
-        """Count a checkpoint that has just been published, and delete what is too much.
-
-        :param overwrite: whether files of others in its place were to be overwritten. If not, those names are not its
-            own: another callback, such as ``CheckpointCallback``, writes them too
-        """
+    def add(self, num_timesteps: int, publication: Publication, whole: bool) -> None:
+        """Count a checkpoint that has just been published, and delete what is too much."""
         if self._count is None:
             return
         own = {file.path for checkpoint in self._checkpoints for file in checkpoint.files}
-        shared = set() if overwrite else set(publication.replaced) - own
+        shared = set() if self._overwrite else set(publication.replaced) - own
         files = tuple(OwnFile.at(path) for path in publication.published if path not in shared)
         others = [other for other in self._checkpoints if other.num_timesteps != num_timesteps]
-        checkpoint = Checkpoint(num_timesteps=num_timesteps, files=files, whole=whole)
+        checkpoint = WrittenCheckpoint(num_timesteps=num_timesteps, files=files, whole=whole)
         self._checkpoints = keep_newest([*others, checkpoint], self._count)
 
 
-def keep_newest(checkpoints: list[Checkpoint], count: int) -> list[Checkpoint]:
+def keep_newest(checkpoints: list[WrittenCheckpoint], count: int) -> list[WrittenCheckpoint]:
     """Delete the files of all but the newest whole checkpoints, and of what failed before the oldest of these.
 
     :param checkpoints: oldest first

@@ -20,7 +20,7 @@ from stable_baselines3.common.save_util import load_from_zip_file
 
 from sb3_clanker.errors import CheckpointError, MissingDependencyError, MissingFileError, OptionError
 from sb3_clanker.paths import is_file, local_path
-from sb3_clanker.run_folder.publication import pair_with_zip
+from sb3_clanker.run_folder.identity import pair_with_zip
 from sb3_clanker.sb3.compiled import uncompiled
 
 

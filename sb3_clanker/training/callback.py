@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import logging
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -13,26 +13,20 @@ from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_clanker.errors import OptionError
-from sb3_clanker.export.calls import ExportFailure, ExportReport
 from sb3_clanker.export.exporter import Exporter
+from sb3_clanker.export.publish import ExportReport, publish
 from sb3_clanker.options import ExportOptions, OptionsSource, as_options
 from sb3_clanker.public import public
-from sb3_clanker.run_folder.publication import (
-    BEST,
-    FINAL,
-    Generation,
-    Publication,
-    ensure_folder,
-    vectors_path,
-)
+from sb3_clanker.run_folder.folder import TrainingFolder
+from sb3_clanker.run_folder.names import BEST, FINAL, Checkpoint
 from sb3_clanker.run_folder.retention import Retention
 from sb3_clanker.sb3.normalization import Normalization, resolve_normalization
 from sb3_clanker.training import settings
 from sb3_clanker.training.evaluation import EvaluationLog, OnNewBest, continue_log, evaluate, evaluation_of
-from sb3_clanker.training.folder import TrainingFolder
+from sb3_clanker.training.outcome import ExportFailure, record_exports, sum_up
 from sb3_clanker.training.placeholders import RunPath, fill_in
 from sb3_clanker.training.run import Training, event_of
-from sb3_clanker.training.saving import rehearse, replay_buffer_of, stage_training
+from sb3_clanker.training.saving import rehearse, to_save
 
 _logger = logging.getLogger("sb3_clanker")
 
@@ -49,16 +43,16 @@ class OnnxCheckpointCallback(BaseCallback):
     - ``final_model`` at the end of training, with ``save_final``.
 
     It can also be a child: as ``callback_on_new_best`` of an ``EvalCallback`` it writes ``best_model``, as a child of
-    any other event (``EveryNTimesteps``, ``callback_after_eval``) a checkpoint at each event; ``save_final`` has no
-    meaning there.
+    any other event (``EveryNTimesteps``, ``callback_after_eval``) a numbered checkpoint at each event;
+    ``save_final`` has no meaning there.
 
     It exports and saves once before the first step, so that whatever can never work raises at once. Training itself is
     not changed, to the last bit.
 
     A training that begins anew moves files of an earlier one that it would overwrite, all together, into ``previous_1``
     in the folder, or the next number. One that goes on (``learn(..., reset_num_timesteps=False)`` of a loaded model)
-    goes on in the same files: with the best score so far, and with the checkpoints that ``keep_last`` counts; it moves
-    only what lies further on than where it goes on from, or does not tell, as a best without its ``.onnx``.
+    goes on in the same files: with the best score so far, and with the checkpoints that ``keep_last`` counts; it
+    moves only what lies further on than where it goes on from, or does not tell, as a best without its ``.onnx``.
 
     Many trainings may have one ``save_path``, with placeholders: ``{env}``, the id of the environment, and ``{run}``, a
     number that no other run has, in whichever process. ``"runs/{env}_{run}"`` becomes ``runs/CartPole-v1_1`` when
@@ -78,11 +72,11 @@ class OnnxCheckpointCallback(BaseCallback):
     :param log_path: folder for ``evaluations.npz``; None writes none. It may hold the placeholders of ``save_path``
     :param callback_on_new_best: called at each new best evaluation, after the files are written
     :param callback_after_eval: called after each evaluation
-    :param save_freq: write a checkpoint every so many calls; None writes none
-    :param name_prefix: beginning of the names of checkpoints
-    :param save_replay_buffer: whether checkpoints include the replay buffer
-    :param keep_last: keep the newest so many checkpoints, each with all its files, and delete older ones; None keeps
-        all. The best, the final and whatever this callback is not proven to have written are never deleted
+    :param save_freq: write a numbered checkpoint every so many calls; None writes none
+    :param name_prefix: beginning of the names of numbered checkpoints
+    :param save_replay_buffer: whether numbered checkpoints include the replay buffer
+    :param keep_last: keep the newest so many numbered checkpoints, each with all its files, and delete older ones; None
+        keeps all. The best, the final and whatever this callback is not proven to have written are never deleted
     :param save_final: whether to write ``final_model`` at the end of training
     :param overwrite: whether files of an earlier training are overwritten, rather than moved out of the way
     :param on_error: what a failed export does after the first step: ``"warn"`` logs and counts it, and training goes
@@ -149,7 +143,7 @@ class OnnxCheckpointCallback(BaseCallback):
         self.evaluation: EvalCallback | None = None
         self._event: BaseCallback | None = None
         self._is_on_new_best = False
-        self._retention = Retention(keep_last, [])
+        self._retention = Retention(keep_last, [], overwrite=overwrite)
         self._training: Training | None = None
         self._run: tuple[str, str] | None = None
         self._folder: TrainingFolder | None = None
@@ -203,7 +197,7 @@ class OnnxCheckpointCallback(BaseCallback):
         normalization = self._normalization()
         self._exporter = Exporter(self.model, normalization, self.options)
         self._exporter.export()
-        rehearse(self.save_path, self.model, normalization.vec_normalize, self._has_replay_buffer())
+        rehearse(self.save_path, self.model, normalization.vec_normalize, self.save_replay_buffer)
         is_new = self.evaluation is None or (self.model.num_timesteps == 0 and not self._goes_on())
         if is_new and self._make_evaluation is not None:  # what it remembers is not of another training
             self.evaluation = self._make_evaluation(evaluation_of(self.model))
@@ -236,8 +230,8 @@ class OnnxCheckpointCallback(BaseCallback):
             has_best = isinstance(evaluation, EvalCallback) and evaluation.best_mean_reward > float("-inf")
             folder.make_room(self.name_prefix, steps, is_own=self._goes_on(), has_best=has_best, log=log)
         self._trained = self.model, self.save_path
-        checkpoints = folder.checkpoints(self.name_prefix, steps) if steps > 0 else []
-        self._retention = Retention(self.keep_last, checkpoints)
+        earlier = folder.numbered(self.name_prefix, steps) if steps > 0 else []
+        self._retention = Retention(self.keep_last, earlier, overwrite=self.overwrite)
         best = folder.best()
         self._best_before = float("-inf")
         if best is None or best.training.mean_reward is None or not 0 < best.training.num_timesteps <= steps:
@@ -266,11 +260,11 @@ class OnnxCheckpointCallback(BaseCallback):
         continue_training = self.evaluation is None or evaluate(self.evaluation)
         if self.save_freq is not None:
             if self.n_calls % self.save_freq == 0:
-                self._publish_checkpoint()
+                self._publish_numbered()
         elif self.evaluation is None and self._is_on_new_best:
             self._publish_best()
         elif self.evaluation is None and self._above is not None:
-            self._publish_checkpoint()
+            self._publish_numbered()
         return continue_training
 
     @property
@@ -290,17 +284,8 @@ class OnnxCheckpointCallback(BaseCallback):
     def _leave(self) -> None:
         """The training is over, whoever else is a callback of it: sum up what failed."""
         self._folder = self._training = None
-        n_exports, n_failures = len(self.reports) - self._counted[0], len(self.failures) - self._counted[1]
-        if n_failures:
-            last = self.failures[-1]
-            _logger.error(
-                "%d of %d exports failed; the last was %s.onnx at %d timesteps: %s",
-                n_failures,
-                n_failures + n_exports,
-                last.name,
-                last.num_timesteps,
-                last.error,
-            )
+        n_reports, n_failures = self._counted
+        sum_up(self.reports[n_reports:], self.failures[n_failures:])
 
     def _publish_best(self) -> None:
         evaluation = self.evaluation or self._above
@@ -311,84 +296,45 @@ class OnnxCheckpointCallback(BaseCallback):
         else:  # it was remembered after the evaluation had begun
             evaluation.best_mean_reward = self._best_before
 
-    def _publish_checkpoint(self) -> None:
-        generation = Generation.checkpoint(self.name_prefix, self.num_timesteps)
-        self._publish(generation, with_replay_buffer=self._has_replay_buffer())
+    def _publish_numbered(self) -> None:
+        self._publish(Checkpoint.numbered(self.name_prefix, self.num_timesteps))
 
-    def _publish(
-        self, generation: Generation, mean_reward: float | None = None, with_replay_buffer: bool = False
-    ) -> None:
-        """Write one generation; what a failure does, ``on_error`` says."""
+    def _publish(self, checkpoint: Checkpoint, mean_reward: float | None = None) -> None:
+        """Write one checkpoint; what a failure does, ``on_error`` says."""
         try:
-            self._write(generation, mean_reward, with_replay_buffer)
+            self._write(checkpoint, mean_reward)
         except Exception as error:  # a training must not end because of an export, whatever went wrong in it
-            unmatched = () if self._folder is None else self._folder.unmatched(generation)
-            self.failures.append(
-                ExportFailure(
-                    name=generation.stem, num_timesteps=self.model.num_timesteps, error=error, unmatched=unmatched
-                )
+            unmatched = () if self._folder is None else self._folder.unmatched(checkpoint)
+            failure = ExportFailure(
+                name=checkpoint.stem, num_timesteps=self.model.num_timesteps, error=error, unmatched=unmatched
             )
-            self._record()
+            self.failures.append(failure)
             if self.on_error == "raise":
                 if self._training is not None:
                     self._training.end()
                 raise
-            _logger.error(
-                "The export of %s.onnx at %d timesteps failed; training goes on. %s: %s%s",
-                generation.stem,
-                self.model.num_timesteps,
-                type(error).__name__,
-                error,
-                f" {generation.stem}.onnx is older than {' and '.join(unmatched)} beside it." if unmatched else "",
-            )
-        else:
-            self._record()
+            failure.log()
+        finally:
+            record_exports(self.logger, self.reports, self.failures)
 
-    def _write(self, generation: Generation, mean_reward: float | None, with_replay_buffer: bool) -> None:
-        """The ``.zip`` and the statistics first: they are safe whatever becomes of the rest."""
-        if generation == BEST:
+    def _write(self, checkpoint: Checkpoint, mean_reward: float | None) -> None:
+        if checkpoint == BEST:
             self._exporter.check_finite()  # the last good best is worth more than the .zip of a policy that diverged
-        ensure_folder(self.save_path)  # it may have vanished
-        onnx_name = f"{generation.stem}.onnx"
+        is_numbered = checkpoint not in (BEST, FINAL)
         vec_normalize = self._normalization().vec_normalize
-        whole = False
-        with Publication(self.save_path, durable=generation == FINAL) as publication:
-            try:
-                checkpoint = stage_training(publication, generation, self.model, vec_normalize, with_replay_buffer)
-                proven = self._exporter.export(mean_reward=mean_reward, checkpoint=checkpoint)
-                start = time.perf_counter()
-                if (vectors := proven.vectors) is not None:
-                    publication.stage(vectors_path(Path(onnx_name)).name, lambda file: file.write(vectors))
-                publication.stage(onnx_name, proven.write)
-                seconds = {**proven.seconds, "write": time.perf_counter() - start}
-                whole = True
-            finally:
-                publication.commit()
-                if generation not in (BEST, FINAL):
-                    self._retention.add(self.model.num_timesteps, publication, whole, overwrite=self.overwrite)
-        report = ExportReport(
-            path=self.save_path / onnx_name,
-            size=proven.size,
-            seconds=seconds,
-            validation=proven.validation,
-            metadata=proven.metadata,
+        count = functools.partial(self._retention.add, self.model.num_timesteps)
+        report = publish(
+            self._exporter,
+            self.save_path,
+            checkpoint,
+            saved=to_save(self.model, vec_normalize, self.save_replay_buffer and is_numbered),
+            mean_reward=mean_reward,
+            durable=checkpoint == FINAL,
+            committed=count if is_numbered else None,
         )
         self.reports.append(report)
         if self.verbose >= 1:
             _logger.info("Wrote %s: %s", report.path, report.validation.stages[-1].detail)
-
-    def _record(self) -> None:
-        """Counts and figures for Stable-Baselines3's logger."""
-        self.logger.record("onnx/exports", len(self.reports))
-        self.logger.record("onnx/failures", len(self.failures))
-        if self.reports:
-            last = self.reports[-1]
-            self.logger.record("onnx/export_time", sum(last.seconds.values()))
-            if last.validation.cross_check is not None:
-                self.logger.record("onnx/max_difference", last.validation.cross_check.max_difference)
-
-    def _has_replay_buffer(self) -> bool:
-        return self.save_replay_buffer and replay_buffer_of(self.model) is not None
 
     def _normalization(self) -> Normalization:
         return resolve_normalization(self.model, "auto")

@@ -12,12 +12,12 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.utils import check_for_correct_spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, is_vecenv_wrapped
 
-from sb3_clanker.errors import CheckpointError, MissingFileError, OptionError
+from sb3_clanker.errors import CheckpointError, OptionError
 from sb3_clanker.paths import local_path
 from sb3_clanker.policy_file.record import read_metadata
 from sb3_clanker.public import public
-from sb3_clanker.run_folder.identity import beside, require_matched
-from sb3_clanker.run_folder.publication import Generation
+from sb3_clanker.run_folder.identity import recorded, require_whole
+from sb3_clanker.run_folder.names import REPLAY_BUFFER, STATISTICS, ZIP
 from sb3_clanker.sb3.algorithms import class_of
 from sb3_clanker.sb3.normalization import load_statistics
 
@@ -65,24 +65,17 @@ def load_checkpoint(
     path = local_path(path)
     policy_path = path.with_suffix(".onnx") if path.suffix in (".zip", ".onnx") else Path(f"{path}.onnx")
     metadata = read_metadata(policy_path)
-    files = metadata.checkpoint
-    if files is None or files.algorithm_file is None:
+    if not recorded(ZIP, metadata):
         raise CheckpointError(policy_path, "no .zip was written with it", "Load the .zip with its algorithm's load().")
-    for partner in require_matched(policy_path, metadata):
-        if partner.state == "missing":
-            raise MissingFileError(partner.path, f"file, and {policy_path.name} belongs to it")
-    folder = policy_path.parent
-    buffer = folder / Generation.named(policy_path.stem).replay_buffer if files.replay_buffer else None
-    if buffer is not None and not buffer.is_file():
-        raise MissingFileError(buffer, f"file, and {policy_path.name} belongs to it")
-    statistics = load_statistics(beside(folder, files.statistics_file)) if files.statistics_file else None
+    files = require_whole(policy_path, metadata)
+    zip_path = files[ZIP]
+    statistics = load_statistics(files[STATISTICS]) if STATISTICS in files else None
     venv = None if env is None else _normalized(env, statistics, policy_path)
-    zip_path = beside(folder, files.algorithm_file)
     cls = algorithm or class_of(zip_path, metadata.algorithm)
     try:
         model = cls.load(zip_path, env=venv, **kwargs)
-        if buffer is not None:
-            cast("Any", model).load_replay_buffer(buffer)
+        if REPLAY_BUFFER in files:
+            cast("Any", model).load_replay_buffer(files[REPLAY_BUFFER])
     except Exception as error:  # whatever the files, or an environment of other spaces, make Stable-Baselines3 raise
         raise CheckpointError(
             zip_path,

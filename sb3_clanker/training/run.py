@@ -5,15 +5,16 @@ from __future__ import annotations
 import sys
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from types import FrameType
 from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback, EventCallback
 
+from sb3_clanker.run_folder.lock import Owner
 
-class Training:
+
+class Training(Owner):
     """One run of ``learn()``, the same for all callbacks that write during it.
 
     Of its beginning and its end Stable-Baselines3 tells the callback that ``learn`` was given, and not every child of
@@ -25,11 +26,11 @@ class Training:
     """
 
     def __init__(self, model: BaseAlgorithm | None = None) -> None:
+        super().__init__()
         self.runs: dict[str, str] = {}
         self._model = None if model is None else weakref.ref(model)
         self._callbacks: list[BaseCallback] = []
         self._at_start: list[Callable[[], object]] = []
-        self._at_end = ExitStack()
 
     @property
     def model(self) -> BaseAlgorithm | None:
@@ -68,17 +69,10 @@ class Training:
             self.end()
             raise
 
-    def at_end(self, action: Callable[[], object]) -> None:
-        """Do something when it ends: the last thing first, as in an ``ExitStack``."""
-        self._at_end.callback(action)
-
-    def end(self) -> None:
-        """Do what is to be done at the end; a second time there is nothing left."""
-        self._at_end.close()
-
-    def gives_way_to(self, other: Training) -> bool:
+    def gives_way_to(self, other: Owner) -> bool:
         """Whether it was broken off: its algorithm trains again, or its ``learn`` is on no thread's stack."""
-        return self._model is not None and (self.model is other.model or not _is_on_a_stack(self.model))
+        trains_again = isinstance(other, Training) and self.model is other.model
+        return self._model is not None and (trains_again or not _is_on_a_stack(self.model))
 
     def _knows(self, callback: BaseCallback) -> bool:
         return any(known is callback for known in self._callbacks)

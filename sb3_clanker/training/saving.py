@@ -14,38 +14,27 @@ from stable_baselines3.common.save_util import save_to_pkl
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_clanker.errors import PublicationError, UnsavableTrainingError
-from sb3_clanker.policy_file.record import CheckpointRecord
-from sb3_clanker.run_folder.publication import Generation, Publication, pair_with_file, pair_with_zip
+from sb3_clanker.run_folder.names import REPLAY_BUFFER, STATISTICS, ZIP, FileKind
+from sb3_clanker.run_folder.publication import Publication, Write
 
 
-def stage_training(
-    publication: Publication,
-    generation: Generation,
+def to_save(
     model: BaseAlgorithm,
     vec_normalize: VecNormalize | None,
     with_replay_buffer: bool,
-) -> CheckpointRecord:
-    """Stage the ``.zip``, the statistics and the replay buffer, in the formats of Stable-Baselines3.
+    save_buffer: Callable[[BufferedWriter, object], object] = save_to_pkl,
+) -> dict[FileKind, Write]:
+    """What writes each file of a training, in the formats of Stable-Baselines3.
 
-    :return: what the record of the policy says of them
-    :raises PublicationError: one cannot be written; those before it are staged
+    :param with_replay_buffer: whether the replay buffer is saved, where the algorithm has one
     """
-    zip_name = f"{generation.stem}.zip"
-    zip_file = pair_with_zip(publication.stage(zip_name, model.save), zip_name)
-    statistics_file = None
+    files: dict[FileKind, Write] = {ZIP: model.save}
     if vec_normalize is not None:
-        staged = publication.stage(generation.statistics, lambda file: pickle.dump(vec_normalize, file))
-        statistics_file = pair_with_file(staged, generation.statistics)
-    if with_replay_buffer:
-        publication.stage(generation.replay_buffer, lambda file: save_to_pkl(file, replay_buffer_of(model)))
-    return CheckpointRecord(
-        algorithm_file=zip_file, statistics_file=statistics_file, replay_buffer=with_replay_buffer, together=True
-    )
-
-
-def replay_buffer_of(model: BaseAlgorithm) -> object:
-    """The replay buffer of an algorithm, None where it has none."""
-    return getattr(model, "replay_buffer", None)
+        files[STATISTICS] = lambda file: pickle.dump(vec_normalize, file)
+    replay_buffer = getattr(model, "replay_buffer", None)
+    if with_replay_buffer and replay_buffer is not None:
+        files[REPLAY_BUFFER] = lambda file: save_buffer(file, replay_buffer)
+    return files
 
 
 def rehearse(folder: Path, model: BaseAlgorithm, vec_normalize: VecNormalize | None, with_replay_buffer: bool) -> None:
@@ -56,19 +45,15 @@ def rehearse(folder: Path, model: BaseAlgorithm, vec_normalize: VecNormalize | N
     :raises UnsavableTrainingError: something cannot be pickled
     :raises PublicationError: the files cannot be written
     """
-    parts: list[tuple[str, Callable[[BufferedWriter], object]]] = [("The algorithm", model.save)]
-    if vec_normalize is not None:
-        parts.append(("VecNormalize", lambda file: pickle.dump(vec_normalize, file)))
-    if with_replay_buffer:
-        parts.append(("The replay buffer", lambda file: _WithoutArrays(file).dump(replay_buffer_of(model))))
+    files = to_save(model, vec_normalize, with_replay_buffer, lambda file, buffer: _WithoutArrays(file).dump(buffer))
     with Publication(folder, durable=False) as publication:
-        for what, write in parts:
+        for kind, write in files.items():
             try:
                 publication.stage("rehearsal", write)
             except PublicationError:
                 raise
             except Exception as error:  # whatever the user's own objects make of being pickled
-                raise UnsavableTrainingError(what, f"{type(error).__name__}: {error}") from error
+                raise UnsavableTrainingError(kind.holds, f"{type(error).__name__}: {error}") from error
 
 
 class _WithoutArrays(pickle.Pickler):

@@ -17,7 +17,7 @@ from stable_baselines3.common.type_aliases import TrainFrequencyUnit
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, is_vecenv_wrapped, sync_envs_normalization
 
 from sb3_clanker.errors import OptionError
-from sb3_clanker.run_folder.publication import BEST, FINAL, Generation
+from sb3_clanker.run_folder.names import BEST, FINAL, Checkpoint
 
 _logger = logging.getLogger("sb3_clanker")
 _MANY_STEPS = 10**12
@@ -56,7 +56,8 @@ def require_names(folder: Path, name_prefix: str) -> None:
 
     :raises OptionError: a file of this prefix could not be written there
     """
-    for name in (*Generation.checkpoint(name_prefix, _MANY_STEPS).files, *BEST.files, *FINAL.files):
+    checkpoints = Checkpoint.numbered(name_prefix, _MANY_STEPS), BEST, FINAL
+    for name in (name for each in checkpoints for name in each.files.values()):
         try:
             (folder / name).lstat()
         except FileNotFoundError:
@@ -132,7 +133,7 @@ def check_schedule(
             frequency,
             calls,
             model.n_envs,
-            "checkpoint" if option == "save_freq" else "best policy",
+            "numbered checkpoint" if option == "save_freq" else "best policy",
         )
 
 

@@ -22,8 +22,8 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from sb3_clanker import ExportOptions, OnnxCheckpointCallback, load_checkpoint, read_metadata
 from sb3_clanker.errors import ClankerError
 from sb3_clanker.policy_file.vectors import read_vectors
-from sb3_clanker.run_folder.publication import Publication, vectors_path
-from sb3_clanker.training.folder import TrainingFolder
+from sb3_clanker.run_folder.folder import TrainingFolder
+from sb3_clanker.run_folder.publication import Publication
 from tests.integration.trainings import (
     assert_alike,
     assert_whole,
@@ -277,11 +277,11 @@ def _content(folder: Path) -> dict[str, bytes]:
 
 
 def _assert_complete(folder: Path, stem: str, before: dict[str, bytes]) -> None:
-    """All files of a generation are there, new, and of one instant."""
+    """All files of a checkpoint are there, new, and of one instant."""
     policy, names = folder / f"{stem}.onnx", [name for name in _NAMES if stem[:4] == name[:4]]
     assert [name for name in names if (folder / name).read_bytes() == before.get(name)] == []
     assert set(states(policy).values()) == {"matched"}
     assert_alike(policy, SAC)
-    assert read_vectors(vectors_path(policy)).digest == read_metadata(policy).digest
+    assert read_vectors(policy.with_suffix(".vectors.json")).digest == read_metadata(policy).digest
     replay_buffer = load_checkpoint(policy).model.replay_buffer  # type: ignore[attr-defined]
     assert isinstance(replay_buffer, ReplayBuffer) or stem == "best_model"

@@ -39,7 +39,6 @@ from sb3_clanker.cli.main import main
 from sb3_clanker.export.exporter import Exporter
 from sb3_clanker.policy_file.container import split_container
 from sb3_clanker.policy_file.schema import to_json
-from sb3_clanker.run_folder.publication import vectors_path
 from sb3_clanker.sb3.normalization import Normalization
 from tests.worlds import (
     BOX_ACTION,
@@ -346,7 +345,7 @@ def test_a_file_is_read_split_and_hashed_once(tmp_path: Path) -> None:
     path = export_policy(make_model(), tmp_path / "policy.onnx", options=ExportOptions(test_vectors=2)).path
     works: tuple[Callable[[], object], ...] = (
         lambda: _run("validate", path),
-        lambda: _run("validate", path, "--vectors", vectors_path(path)),
+        lambda: _run("validate", path, "--vectors", path.with_suffix(".vectors.json")),
         lambda: _run("inspect", path, "--target", "tract"),
         lambda: OnnxPolicy(path),
     )

@@ -27,8 +27,8 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from sb3_clanker import ClankerError, ExportOptions, OnnxCheckpointCallback, OnnxPolicy, export_policy
 from sb3_clanker.errors import GraphError, UnsupportedPolicyError, ValidationError
-from sb3_clanker.export.calls import ExportReport
 from sb3_clanker.export.exporter import Exporter
+from sb3_clanker.export.publish import ExportReport
 from sb3_clanker.sb3.normalization import Normalization, load_statistics
 from tests.worlds import (
     BOX_ACTION,

@@ -30,7 +30,7 @@ from sb3_clanker.export.exporter import Exporter
 from sb3_clanker.policy_file.vectors import read_vectors
 from sb3_clanker.run_folder.identity import require_matched
 from sb3_clanker.runtime.check_vectors import check_vectors
-from tests.generations import checkpoint_files, contents, names
+from tests.checkpoints import checkpoint_files, contents, names
 from tests.worlds import BOX_ACTION, BOX_OBSERVATION, SpacesEnv, make_env, make_model
 
 BEST = ["best_model.onnx", "best_model.zip", "best_model_vecnormalize.pkl"]

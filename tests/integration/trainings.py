@@ -22,7 +22,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 from sb3_clanker import OnnxPolicy, read_metadata
 from sb3_clanker.run_folder.identity import find_partners
-from sb3_clanker.run_folder.publication import TEMPORARY
+from sb3_clanker.run_folder.names import TEMPORARY
 from tests.worlds import BOX_ACTION, BOX_OBSERVATION, SpacesEnv, assert_same_actions, make_model, predict_raw
 
 

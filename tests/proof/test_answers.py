@@ -19,7 +19,6 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from sb3_clanker import ExportOptions, OnnxPolicy, PolicyMetadata, export_policy
 from sb3_clanker.errors import NoVectorsWarning
 from sb3_clanker.policy_file.vectors import TestVectors, VectorCase, read_vectors
-from sb3_clanker.run_folder.publication import vectors_path
 from sb3_clanker.runtime.check_vectors import check_vectors
 from tests.support import ACTIONS, OBSERVATIONS
 from tests.worlds import make_model, spread
@@ -45,7 +44,7 @@ def _write(folder: Path, model: BaseAlgorithm, **options: Any) -> Written:
     model.learn(64)
     path = folder / "policy.onnx"
     metadata = export_policy(model, path, options=ExportOptions(**{"test_vectors": N} | options)).metadata
-    return Written(model=model, path=path, metadata=metadata, vectors=read_vectors(vectors_path(path)))
+    return Written(model=model, path=path, metadata=metadata, vectors=read_vectors(path.with_suffix(".vectors.json")))
 
 
 def _recurrent() -> BaseAlgorithm:
@@ -226,7 +225,7 @@ def test_near_ties_of_scores_are_left_out(tmp_path: Path) -> None:
         last.weight[3], last.bias[3] = 0.0, -1e3
     path = tmp_path / "policy.onnx"
     export_policy(model, path, options=ExportOptions(test_vectors=64))
-    vectors = read_vectors(vectors_path(path))
+    vectors = read_vectors(path.with_suffix(".vectors.json"))
     assert {case.outputs["action"] for case in vectors.cases} == {(2.0,)}
 
 
@@ -255,7 +254,7 @@ def test_observations_without_a_finite_answer_are_left_out(tmp_path: Path) -> No
     model = make_model(TD3, policy_kwargs={"features_extractor_class": _Logarithm})
     path = tmp_path / "policy.onnx"
     export_policy(model, path, options=ExportOptions(test_vectors=8))
-    vectors = read_vectors(vectors_path(path))
+    vectors = read_vectors(path.with_suffix(".vectors.json"))
     assert vectors.cases
     assert all(min(case.inputs["obs"]) > 0 for case in vectors.cases)
 
@@ -268,7 +267,7 @@ def test_sensitive_policies_are_held_to_what_they_can_keep(tmp_path: Path) -> No
         spread(model, 3.0, seed)
         path = tmp_path / f"{seed}.onnx"
         export_policy(model, path, options=ExportOptions(test_vectors=32))
-        assert check_vectors(OnnxPolicy(path), read_vectors(vectors_path(path))).n_cases > 0
+        assert check_vectors(OnnxPolicy(path), read_vectors(path.with_suffix(".vectors.json"))).n_cases > 0
 
 
 def test_further_outputs_are_among_them(tmp_path: Path) -> None:

@@ -13,9 +13,15 @@ from sb3_clanker import ClankerError, read_metadata
 from sb3_clanker.cli.main import main
 from sb3_clanker.errors import UnmatchedFilesError
 from sb3_clanker.policy_file.record import PairedFile
-from sb3_clanker.run_folder.identity import beside, find_partners, identify, require_matched
-from sb3_clanker.run_folder.publication import pair_with_file, pair_with_zip
-from tests.generations import contents, flip, restamp, train
+from sb3_clanker.run_folder.identity import (
+    beside,
+    find_partners,
+    identify,
+    pair_with_file,
+    pair_with_zip,
+    require_matched,
+)
+from tests.checkpoints import contents, flip, restamp, train
 
 ONNX, ZIP, PKL = "rl_model_20_steps.onnx", "rl_model_20_steps.zip", "rl_model_vecnormalize_20_steps.pkl"
 OTHER_ZIP, OTHER_PKL = "rl_model_40_steps.zip", "rl_model_vecnormalize_40_steps.pkl"

@@ -13,9 +13,9 @@ from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 
 from sb3_clanker import OnnxCheckpointCallback, load_checkpoint, validate_policy
 from sb3_clanker.errors import PublicationError
+from sb3_clanker.run_folder.folder import TrainingFolder
 from sb3_clanker.run_folder.previous import set_aside
-from sb3_clanker.training.folder import TrainingFolder
-from tests.generations import NoExporter, contents, names, train
+from tests.checkpoints import NoExporter, contents, names, train
 from tests.worlds import BOX_ACTION, BOX_OBSERVATION, make_env, make_model
 
 

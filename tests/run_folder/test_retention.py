@@ -11,9 +11,9 @@ from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
 
 from sb3_clanker import OnnxCheckpointCallback
+from sb3_clanker.run_folder.folder import TrainingFolder
 from sb3_clanker.run_folder.retention import OwnFile, keep_newest
-from sb3_clanker.training.folder import TrainingFolder
-from tests.generations import checkpoint_files, names, train
+from tests.checkpoints import checkpoint_files, names, train
 from tests.worlds import make_model
 
 
@@ -55,7 +55,7 @@ def test_after_a_resume_a_replay_buffer_that_another_wrote_stays(tmp_path: Path)
     foreign = tmp_path / "rl_model_replay_buffer_20_steps.pkl"
     foreign.write_bytes(b"written later than the policy beside it")
     folder = TrainingFolder(tmp_path)
-    found: Any = folder.checkpoints("rl_model", 40)
+    found: Any = folder.numbered("rl_model", 40)
     folder.release()
     assert keep_newest(found, 1) == found[1:]
     left = checkpoint_files(40, "vecnormalize", "replay_buffer")

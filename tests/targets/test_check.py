@@ -38,7 +38,6 @@ from sb3_clanker.policy_file.schema import to_json
 from sb3_clanker.policy_file.spaces import DiscreteSpace, ObservationSpace, describe_space
 from sb3_clanker.policy_file.tensors import TensorSpec
 from sb3_clanker.policy_file.vectors import read_vectors
-from sb3_clanker.run_folder.publication import vectors_path
 from sb3_clanker.runtime.check_vectors import check_vectors
 from sb3_clanker.targets.check import TARGETS, require_target
 from sb3_clanker.writers.onnx import Graph
@@ -394,7 +393,7 @@ def test_every_byte_survives_and_values_between_are_truncated_as_in_training(ima
 
 def test_test_vectors_keep_away_from_the_steps_between_bytes(image_alone: File, vision: File) -> None:
     for file in (image_alone, vision):
-        vectors = read_vectors(vectors_path(file.path))
+        vectors = read_vectors(file.path.with_suffix(".vectors.json"))
         assert check_vectors(OnnxPolicy(file.path), vectors).n_cases == 4
         pixels = np.array([case.inputs["image"] for case in vectors.cases])
         within = pixels[(pixels > 0) & (pixels < 1)] * 255

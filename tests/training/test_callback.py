@@ -34,7 +34,7 @@ from sb3_clanker.errors import (
     UnsupportedPolicyError,
     ValidationError,
 )
-from sb3_clanker.run_folder.publication import pair_with_file, pair_with_zip
+from sb3_clanker.run_folder.identity import pair_with_file, pair_with_zip
 from sb3_clanker.sb3.normalization import load_statistics
 from tests.worlds import BOX_ACTION, BOX_OBSERVATION, assert_same_actions, make_env, make_model, predict_raw
 
@@ -49,7 +49,7 @@ def _eval_env(normalize: bool = False) -> VecEnv:
     return VecNormalize(env, training=False, norm_reward=False) if normalize else env
 
 
-def _assert_generation(folder: Path, stem: str, algorithm: type[BaseAlgorithm] = PPO) -> None:
+def _assert_checkpoint(folder: Path, stem: str, algorithm: type[BaseAlgorithm] = PPO) -> None:
     """A file equals its own .zip and statistics, by digest and by what it does."""
     metadata = read_metadata(folder / f"{stem}.onnx")
     assert metadata.checkpoint is not None
@@ -69,7 +69,7 @@ def _assert_generation(folder: Path, stem: str, algorithm: type[BaseAlgorithm] =
     )
 
 
-def test_each_new_best_writes_one_generation(tmp_path: Path) -> None:
+def test_each_new_best_writes_one_checkpoint(tmp_path: Path) -> None:
     model = make_model(normalize=True)
     callback = OnnxCheckpointCallback(
         tmp_path / "run", eval_env=_eval_env(normalize=True), eval_freq=20, n_eval_episodes=2, log_path=tmp_path / "log"
@@ -83,8 +83,8 @@ def test_each_new_best_writes_one_generation(tmp_path: Path) -> None:
         "final_model.zip",
         "final_model_vecnormalize.pkl",
     ]
-    _assert_generation(tmp_path / "run", "best_model")
-    _assert_generation(tmp_path / "run", "final_model")
+    _assert_checkpoint(tmp_path / "run", "best_model")
+    _assert_checkpoint(tmp_path / "run", "final_model")
     best = read_metadata(tmp_path / "run" / "best_model.onnx").training
     evaluations = np.load(tmp_path / "log" / "evaluations.npz")
     means = evaluations["results"].mean(axis=1)
@@ -102,8 +102,8 @@ def test_training_on_after_the_best_leaves_the_best_as_it_is(tmp_path: Path) -> 
     best = (tmp_path / "best_model.onnx").read_bytes()
     model.learn(80, callback=callback, reset_num_timesteps=False)
     assert (tmp_path / "best_model.onnx").read_bytes() == best
-    _assert_generation(tmp_path, "best_model", SAC)
-    _assert_generation(tmp_path, "final_model", SAC)
+    _assert_checkpoint(tmp_path, "best_model", SAC)
+    _assert_checkpoint(tmp_path, "final_model", SAC)
     best_steps, final_steps = (
         read_metadata(tmp_path / f"{stem}.onnx").training.num_timesteps for stem in ("best_model", "final_model")
     )
@@ -144,7 +144,7 @@ def test_checkpoints_are_named_and_timed_as_checkpoint_callback_does(tmp_path: P
     ours, theirs = _files(tmp_path / "ours"), _files(tmp_path / "theirs")
     assert [name for name in ours if not name.endswith(".onnx")] == theirs
     assert [name for name in ours if name.endswith(".onnx")] == ["sac_30_steps.onnx", "sac_60_steps.onnx"]
-    _assert_generation(tmp_path / "ours", "sac_30_steps", SAC)
+    _assert_checkpoint(tmp_path / "ours", "sac_30_steps", SAC)
 
 
 def test_as_a_child_of_a_new_best_it_writes_best_model(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_as_a_child_of_a_new_best_it_writes_best_model(tmp_path: Path) -> None:
     make_model().learn(64, callback=parent)
     assert _files(tmp_path) == ["best_model.onnx", "best_model.zip"]
     assert read_metadata(tmp_path / "best_model.onnx").training.mean_reward == pytest.approx(parent.best_mean_reward)
-    _assert_generation(tmp_path, "best_model")
+    _assert_checkpoint(tmp_path, "best_model")
 
 
 def test_in_a_list_of_children_of_a_new_best_it_writes_best_model(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_as_a_child_after_each_evaluation_it_writes_checkpoints(tmp_path: Path) 
 def test_as_a_child_of_every_n_timesteps_it_writes_checkpoints(tmp_path: Path) -> None:
     make_model(n_envs=2).learn(96, callback=EveryNTimesteps(40, OnnxCheckpointCallback(tmp_path, name_prefix="x")))
     assert _files(tmp_path) == [f"x_{steps}_steps.{suffix}" for steps in (40, 80) for suffix in ("onnx", "zip")]
-    _assert_generation(tmp_path, "x_80_steps")
+    _assert_checkpoint(tmp_path, "x_80_steps")
 
 
 def test_as_a_child_its_own_frequency_counts_events(tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ def test_its_own_children_are_called_and_can_stop_training(tmp_path: Path) -> No
     model.learn(320, callback=callback)
     assert model.num_timesteps == 10
     assert after.n_calls == 0  # as with EvalCallback, which stops at once
-    _assert_generation(tmp_path, "best_model")
+    _assert_checkpoint(tmp_path, "best_model")
 
 
 def test_the_same_callback_serves_a_second_learn(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from sb3_clanker import OnnxCheckpointCallback
 from sb3_clanker.errors import OptionError, PublicationError
 from sb3_clanker.training.placeholders import RunPath, environment_id, run_of
 from sb3_clanker.training.run import Training
-from tests.generations import NoExporter, names
+from tests.checkpoints import NoExporter, names
 from tests.worlds import BOX_ACTION, BOX_OBSERVATION, make_env, make_model
 
 

@@ -33,8 +33,8 @@ from stable_baselines3.common.vec_env import (
 from sb3_clanker import ClankerError, OnnxCheckpointCallback, export_policy, load_checkpoint
 from sb3_clanker.errors import CheckpointError, MissingFileError, OptionError, PolicyFileError, UnmatchedFilesError
 from sb3_clanker.policy_file.record import PairedFile
-from sb3_clanker.run_folder.publication import pair_with_file, pair_with_zip
-from tests.generations import checkpoint_files, contents, flip, names, restamp
+from sb3_clanker.run_folder.identity import pair_with_file, pair_with_zip
+from tests.checkpoints import checkpoint_files, contents, flip, names, restamp
 from tests.support import OBSERVATIONS
 from tests.worlds import (
     BOX_ACTION,

@@ -18,9 +18,9 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalC
 
 from sb3_clanker import OnnxCheckpointCallback
 from sb3_clanker.errors import FolderInUseError
-from sb3_clanker.training.folder import TrainingFolder
+from sb3_clanker.run_folder.folder import TrainingFolder
 from sb3_clanker.training.run import Training
-from tests.generations import LOCK, NoExporter, contents, names
+from tests.checkpoints import LOCK, NoExporter, contents, names
 from tests.worlds import BOX_ACTION, BOX_OBSERVATION, make_env, make_model
 
 
@@ -218,7 +218,7 @@ def test_two_trainings_in_two_threads_refuse_each_other(tmp_path: Path) -> None:
 INTERRUPTED = """
 import sys
 from pathlib import Path
-from sb3_clanker.training.folder import TrainingFolder
+from sb3_clanker.run_folder.folder import TrainingFolder
 
 folder = TrainingFolder(Path(sys.argv[1]))
 raise KeyboardInterrupt

@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecNormalize
 from sb3_clanker import OnnxCheckpointCallback
 from sb3_clanker.errors import OptionError
 from sb3_clanker.training.settings import require_alike
-from tests.generations import NoExporter
+from tests.checkpoints import NoExporter
 from tests.worlds import BOX_ACTION, BOX_OBSERVATION, make_env, make_model
 
 IMAGE = spaces.Box(0, 255, (36, 40, 3), np.uint8)
@@ -109,7 +109,8 @@ def test_where_something_is_written_the_rest_is_a_warning(
     with caplog.at_level(logging.WARNING, "sb3_clanker"):
         make_model().learn(16, callback=callback, reset_num_timesteps=reset)
     assert caplog.messages[:2] == [
-        "save_freq=20 is beyond this training, which makes 16 calls (of 1 steps each): no checkpoint will be written.",
+        "save_freq=20 is beyond this training, which makes 16 calls (of 1 steps each): no numbered checkpoint will "
+        "be written.",
         "eval_freq=10000 is beyond this training, which makes 16 calls (of 1 steps each): no best policy will be "
         "written.",
     ]

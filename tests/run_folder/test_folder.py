@@ -1,33 +1,23 @@
-"""A training's folder: whose it is, what an interruption left in it, and what may be deleted."""
+"""A training's folder: what lies in it, what an interruption left in it, and what may be deleted."""
 
 from __future__ import annotations
 
-import gc
-import logging
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 from stable_baselines3 import SAC
-from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_clanker import ClankerError, ExportOptions, OnnxCheckpointCallback, OnnxPolicy, read_metadata
-from sb3_clanker.errors import FolderInUseError
+from sb3_clanker import ExportOptions, OnnxPolicy, read_metadata
 from sb3_clanker.policy_file.record import PairedFile
 from sb3_clanker.policy_file.vectors import read_vectors
-from sb3_clanker.run_folder.identity import require_matched
-from sb3_clanker.run_folder.publication import pair_with_file, pair_with_zip, vectors_path
-from sb3_clanker.run_folder.retention import Checkpoint, OwnFile, keep_newest
+from sb3_clanker.run_folder.folder import TrainingFolder
+from sb3_clanker.run_folder.identity import pair_with_file, pair_with_zip, require_matched
+from sb3_clanker.run_folder.retention import OwnFile, WrittenCheckpoint, keep_newest
 from sb3_clanker.runtime.check_vectors import check_vectors
-from sb3_clanker.training.folder import TrainingFolder
-from sb3_clanker.training.run import Training
-from tests.generations import LOCK, checkpoint_files, contents, flip, names, restamp, train
+from tests.checkpoints import checkpoint_files, contents, flip, names, restamp, train
 from tests.worlds import make_model
 
 ALL = ("vecnormalize", "replay_buffer", "vectors")
@@ -56,7 +46,7 @@ def _opened(path: Path) -> Iterator[TrainingFolder]:
 
 def _checkpoints(path: Path, prefix: str = "rl_model", num_timesteps: int = 1000) -> dict[int, list[str]]:
     with _opened(path) as folder:
-        found = folder.checkpoints(prefix, num_timesteps)
+        found = folder.numbered(prefix, num_timesteps)
     assert all(file.path.parent == path for checkpoint in found for file in checkpoint.files)
     return {each.num_timesteps: [file.path.name for file in each.files] for each in found if each.whole}
 
@@ -108,7 +98,7 @@ def test_a_damaged_checkpoint_is_nobodys(folder: Path) -> None:
 def test_a_policy_that_was_exported_alone_is_no_checkpoint(folder: Path) -> None:
     restamp(folder / "rl_model_40_steps.onnx", together=False)
     with _opened(folder) as opened:
-        assert [checkpoint.num_timesteps for checkpoint in opened.checkpoints("rl_model", 60)] == [20, 60]
+        assert [checkpoint.num_timesteps for checkpoint in opened.numbered("rl_model", 60)] == [20, 60]
 
 
 @pytest.mark.parametrize("name", ["rl_model_40_steps.zip", "rl_model_vecnormalize_40_steps.pkl"])
@@ -117,7 +107,7 @@ def test_a_checkpoint_whose_files_are_gone_or_others_is_not_whole_and_owns_no_ot
         change()
         assert list(_checkpoints(folder)) == [20, 60]
         with _opened(folder) as opened:
-            (checkpoint,) = [each for each in opened.checkpoints("rl_model", 60) if not each.whole]
+            (checkpoint,) = [each for each in opened.numbered("rl_model", 60) if not each.whole]
         assert checkpoint.num_timesteps == 40
         assert {file.path.name for file in checkpoint.files} == set(checkpoint_files(40, *ALL)) - {name}
 
@@ -141,10 +131,10 @@ def test_a_hostile_checkpoint_owns_nothing_but_its_own_names(name: str, folder: 
         statistics_file=PairedFile(name=f"../runs/{statistics.name}", digest=pair_with_file(statistics).digest),
     )
     with _opened(folder) as opened:
-        found = opened.checkpoints("rl_model", 60)
+        found = opened.numbered("rl_model", 60)
     assert [each.num_timesteps for each in found if each.whole] == [20, 60]
     before = names(folder)
-    keep_newest([*found, Checkpoint(num_timesteps=1000, files=())], 1)
+    keep_newest([*found, WrittenCheckpoint(num_timesteps=1000, files=())], 1)
     deleted = [*checkpoint_files(20, *ALL), *checkpoint_files(60, *ALL)]
     deleted += [f"rl_model_{name}" for name in ("40_steps.onnx", "40_steps.vectors.json")]
     assert names(folder) == sorted(set(before) - set(deleted))
@@ -165,18 +155,18 @@ def test_the_best_so_far_is_told_by_its_record(folder: Path) -> None:
 # What may go --------------------------------------------------------------------------------------------------------
 
 
-def _pretend(folder: Path, *steps: int, failed: tuple[int, ...] = ()) -> list[Checkpoint]:
+def _pretend(folder: Path, *steps: int, failed: tuple[int, ...] = ()) -> list[WrittenCheckpoint]:
     checkpoints = []
     for number in steps:
         paths = [folder / f"{number}.{suffix}" for suffix in ("zip", "onnx")[: 1 if number in failed else 2]]
         for path in paths:
             path.write_bytes(b"")
         files = tuple(map(OwnFile.at, paths))
-        checkpoints.append(Checkpoint(num_timesteps=number, files=files, whole=number not in failed))
+        checkpoints.append(WrittenCheckpoint(num_timesteps=number, files=files, whole=number not in failed))
     return checkpoints
 
 
-def _kept(checkpoints: list[Checkpoint]) -> list[int]:
+def _kept(checkpoints: list[WrittenCheckpoint]) -> list[int]:
     return [checkpoint.num_timesteps for checkpoint in checkpoints]
 
 
@@ -216,7 +206,7 @@ def test_a_file_that_is_gone_or_cannot_be_deleted_is_no_obstacle(tmp_path: Path)
 
 def test_a_policy_is_the_last_of_its_checkpoint_to_be_deleted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with _opened(folder) as opened:
-        found = opened.checkpoints("rl_model", 60)
+        found = opened.numbered("rl_model", 60)
     deleted: list[str] = []
     unlink = Path.unlink
 
@@ -232,9 +222,9 @@ def test_a_policy_is_the_last_of_its_checkpoint_to_be_deleted(folder: Path, monk
             keep_newest(found, 2)
     assert (folder / "rl_model_20_steps.onnx").exists()
     with _opened(folder) as opened:  # so that the rest goes the next time
-        again = opened.checkpoints("rl_model", 60)
+        again = opened.numbered("rl_model", 60)
     assert [(each.num_timesteps, each.whole) for each in again] == [(20, False), (40, True), (60, True)]
-    keep_newest([*again, Checkpoint(num_timesteps=80, files=())], 2)
+    keep_newest([*again, WrittenCheckpoint(num_timesteps=80, files=())], 2)
     assert {name for name in names(folder) if "_20_" in name or "_40_" in name} == set()
 
 
@@ -281,7 +271,7 @@ def test_test_vectors_are_finished_with_their_policy(folder: Path) -> None:
     _repair(folder)
     assert contents(folder) == before
     policy = OnnxPolicy(folder / f"{STEM}.onnx")
-    check_vectors(policy, read_vectors(vectors_path(folder / f"{STEM}.onnx")))
+    check_vectors(policy, read_vectors(folder / f"{STEM}.vectors.json"))
 
 
 def test_a_best_policy_is_finished_in_place_of_an_older_one(folder: Path) -> None:
@@ -416,172 +406,3 @@ def test_what_does_not_match_is_reported_by_name(stem: str, folder: Path, caplog
     assert f"{stem}.zip and {stem}_vecnormalize.pkl is of another instant" in caplog.messages[-1]
     flip(folder / f"{stem}_vecnormalize.pkl")
     assert contents(folder) == before
-
-
-# Whose it is --------------------------------------------------------------------------------------------------------
-
-HOLD = """
-import sys
-from pathlib import Path
-from sb3_clanker.training.folder import TrainingFolder
-
-folder = TrainingFolder(Path(sys.argv[1]))
-print("held", flush=True)
-sys.stdin.readline()
-folder.release()
-print("released", flush=True)
-sys.stdin.readline()
-"""
-
-
-@contextmanager
-def _another_process(path: Path) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    with process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "held\n"
-        yield process
-        process.kill()
-
-
-def test_a_folder_that_another_process_trains_into_is_refused(tmp_path: Path) -> None:
-    with _another_process(tmp_path) as process:
-        for path in (tmp_path, tmp_path / ".." / tmp_path.name):
-            with pytest.raises(FolderInUseError) as caught:
-                TrainingFolder(path)
-            assert str(caught.value) == (
-                f"{path}: another training (process {process.pid}) writes its files here, and the two would overwrite "
-                'each other\'s. Give each training a folder of its own, as save_path="runs/{run}" does.'
-            )
-            assert (caught.value.path, caught.value.process_id, caught.value.host) == (path, process.pid, None)
-            assert isinstance(caught.value, OSError)
-            assert isinstance(caught.value, ClankerError)
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write("\n")
-        process.stdin.flush()
-        assert process.stdout.readline() == "released\n"
-        _repair(tmp_path)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_training_is_refused_before_its_first_step_and_touches_nothing(folder: Path) -> None:
-    (folder / ".sb3_clanker-0123456789abcdef.tmp").write_bytes(b"what the other is just writing")
-    before = contents(folder)
-    model = make_model()
-    with _another_process(folder):
-        (folder / ".sb3_clanker-0123456789abcdef.tmp").write_bytes(b"what the other is just writing")
-        with pytest.raises(FolderInUseError):
-            model.learn(20, callback=OnnxCheckpointCallback(folder))
-        assert contents(folder) == before
-    assert model.num_timesteps == 0
-
-
-def test_a_process_that_was_killed_leaves_the_folder_free(tmp_path: Path) -> None:
-    with _another_process(tmp_path) as process:
-        process.kill()
-        process.wait()
-        assert (tmp_path / LOCK).exists()
-        _repair(tmp_path)
-    assert list(tmp_path.iterdir()) == []
-
-
-def _is_free(path: Path) -> bool:
-    """Whether another process could train into a folder."""
-    done = subprocess.run(
-        [sys.executable, "-c", HOLD, path], input="\n\n", capture_output=True, text=True, check=False, timeout=60
-    )
-    assert done.returncode == 0 or "FolderInUseError" in done.stderr
-    return done.returncode == 0
-
-
-def test_a_folder_is_shared_within_one_training_and_no_further(tmp_path: Path) -> None:
-    training, other = Training(), Training()
-    TrainingFolder(tmp_path, training)
-    TrainingFolder(tmp_path / ".." / tmp_path.name, training)
-    assert not _is_free(tmp_path)
-    with pytest.raises(FolderInUseError, match=rf"another training \(process {os.getpid()}\)"):
-        TrainingFolder(tmp_path, other)
-    training.end()
-    training.end()
-    assert list(tmp_path.iterdir()) == []
-    assert _is_free(tmp_path)
-    TrainingFolder(tmp_path, other).release()
-    assert _is_free(tmp_path)
-
-
-def test_two_callbacks_of_one_training_share_a_folder_that_is_free_afterwards(tmp_path: Path) -> None:
-    free = []
-
-    class Look(BaseCallback):
-        def _on_step(self) -> bool:
-            if self.n_calls == 10:
-                free.append(_is_free(tmp_path))
-            return True
-
-    callbacks = [
-        Look(),
-        OnnxCheckpointCallback(tmp_path, save_freq=10, name_prefix="a"),
-        OnnxCheckpointCallback(tmp_path, save_freq=10, name_prefix="b", save_final=False),
-    ]
-    make_model().learn(10, callback=callbacks)
-    assert free == [False]
-    assert not (tmp_path / LOCK).exists()
-    assert _is_free(tmp_path)
-
-
-def test_a_training_that_never_began_leaves_the_folder_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    callback = OnnxCheckpointCallback(tmp_path)
-    model = make_model()
-    with monkeypatch.context() as patched:
-        patched.setattr("sb3_clanker.training.callback.Exporter", None)
-        with pytest.raises(TypeError, match="not callable"):
-            model.learn(16, callback=callback)
-    assert list(tmp_path.iterdir()) == []
-    assert _is_free(tmp_path)
-
-
-def test_a_training_that_ends_by_a_failed_export_leaves_the_folder_free(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    callback = OnnxCheckpointCallback(tmp_path, save_freq=10, on_error="raise")
-
-    def fail(*args: object) -> None:
-        raise RuntimeError("the disk is gone")
-
-    monkeypatch.setattr(callback, "_write", fail)
-    with pytest.raises(RuntimeError, match="the disk is gone"):
-        make_model().learn(16, callback=callback)
-    assert list(tmp_path.iterdir()) == []
-    assert _is_free(tmp_path)
-
-
-def test_a_training_that_was_interrupted_leaves_the_folder_free_once_it_is_forgotten(tmp_path: Path) -> None:
-    class Interrupt(BaseCallback):
-        def _on_step(self) -> bool:
-            raise KeyboardInterrupt
-
-    callback = OnnxCheckpointCallback(tmp_path)
-    model = make_model()
-    with pytest.raises(KeyboardInterrupt):
-        model.learn(16, callback=[Interrupt(), callback])
-    assert not _is_free(tmp_path)
-    del callback, model
-    gc.collect()
-    assert _is_free(tmp_path)
-
-
-@pytest.mark.parametrize("error", [OSError(37, "No locks available"), NotImplementedError()])
-def test_a_file_system_without_locks_is_trained_into_all_the_same(
-    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def acquire(*args: object, **kwargs: object) -> None:
-        raise error
-
-    monkeypatch.setattr(FileLock, "acquire", acquire)
-    with caplog.at_level(logging.DEBUG, "sb3_clanker"):
-        make_model().learn(16, callback=OnnxCheckpointCallback(tmp_path))
-    assert names(tmp_path) == ["final_model.onnx", "final_model.zip"]
-    assert f"{tmp_path} cannot be locked: {error}" in caplog.messages

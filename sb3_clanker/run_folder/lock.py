@@ -8,20 +8,39 @@ import os
 import socket
 import threading
 import weakref
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import ClassVar
 
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from sb3_clanker.errors import FolderInUseError
-from sb3_clanker.run_folder.publication import TEMPORARY
-from sb3_clanker.training.run import Training
+from sb3_clanker.run_folder.names import TEMPORARY
 
 _logger = logging.getLogger("sb3_clanker")
 _LOCK = f"{TEMPORARY}lock"
 _LONGEST = 300
 """Bytes that are read of who holds a lock."""
+
+
+class Owner:
+    """Whoever has folders to itself: a training, or without one whoever calls :meth:`end`."""
+
+    def __init__(self) -> None:
+        self._at_end = ExitStack()
+
+    def at_end(self, action: Callable[[], object]) -> None:
+        """Do something when it ends: the last thing first, as in an ``ExitStack``."""
+        self._at_end.callback(action)
+
+    def end(self) -> None:
+        """Do what is to be done at the end; a second time there is nothing left."""
+        self._at_end.close()
+
+    def gives_way_to(self, other: Owner) -> bool:  # noqa: ARG002 - nothing tells that it was broken off
+        """Whether another may have its folders."""
+        return False
 
 
 class FolderLock:
@@ -39,7 +58,7 @@ class FolderLock:
     _held: ClassVar[weakref.WeakValueDictionary[str, FolderLock]] = weakref.WeakValueDictionary()
     _guard = threading.RLock()
 
-    def __init__(self, folder: Path, training: Training) -> None:
+    def __init__(self, folder: Path, training: Owner) -> None:
         file = folder / _LOCK
         lock: BaseFileLock = FileLock(file, thread_local=False)  # whichever thread it is that ends the training
         try:
@@ -58,7 +77,7 @@ class FolderLock:
         training.at_end(self.release)
 
     @classmethod
-    def of(cls, folder: Path, training: Training) -> FolderLock:
+    def of(cls, folder: Path, training: Owner) -> FolderLock:
         """The lock of a training, which another of its callbacks may have already; errors as above."""
         key = os.path.realpath(folder)
         with cls._guard:

@@ -1,0 +1,113 @@
+"""How a policy is published, alone or with its checkpoint: staged, proven, named, timed and reported."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from sb3_clanker.export.exporter import Exporter, ProvenPolicy
+from sb3_clanker.policy_file.record import CheckpointRecord, PolicyMetadata
+from sb3_clanker.public import public
+from sb3_clanker.report import ValidationReport
+from sb3_clanker.run_folder.identity import pair_with_file, pair_with_zip
+from sb3_clanker.run_folder.names import POLICY, REPLAY_BUFFER, STATISTICS, VECTORS, ZIP, Checkpoint, FileKind
+from sb3_clanker.run_folder.publication import Publication, Write, ensure_folder
+
+
+@public
+@dataclass(frozen=True, kw_only=True)
+class ExportReport:
+    """What an export did.
+
+    :ivar path: the file
+    :ivar size: its size in bytes
+    :ivar seconds: duration of each stage: ``trace`` (about 0 where an earlier one served), ``fill``, ``validate`` and
+        ``write``
+    :ivar validation: what the proof measured
+    :ivar metadata: what the file says of itself
+    """
+
+    path: Path
+    size: int
+    seconds: dict[str, float]
+    validation: ValidationReport
+    metadata: PolicyMetadata
+
+
+def to_write(proven: ProvenPolicy) -> dict[FileKind, Write]:
+    """What writes each file of a policy that has passed its proof."""
+    files: dict[FileKind, Write] = {POLICY: proven.write}
+    if (vectors := proven.vectors) is not None:
+        files[VECTORS] = lambda file: file.write(vectors)
+    return files
+
+
+def publish(
+    exporter: Exporter,
+    folder: Path,
+    checkpoint: Checkpoint,
+    *,
+    saved: Mapping[FileKind, Write] = MappingProxyType({}),
+    record: CheckpointRecord | None = None,
+    mean_reward: float | None = None,
+    durable: bool,
+    committed: Callable[[Publication, bool], None] | None = None,
+) -> ExportReport:
+    """Export a policy to files of a folder, together with those that are saved of its training.
+
+    What is saved is staged first, and gets its names whatever becomes of the rest. Otherwise nothing is written unless
+    all of it is.
+
+    :param exporter: exports the policy
+    :param folder: where to; made if need be
+    :param checkpoint: names of the files
+    :param saved: what writes each file of the training
+    :param record: the other files of the same instant where none is saved now, None where there are none
+    :param mean_reward: of the evaluation that led to this
+    :param durable: whether to wait until the disk has the files
+    :param committed: is told what got its name, also where the export failed, and whether that is all
+    :return: what was done and measured
+    :raises PublicationError: a file cannot be written
+    """
+    ensure_folder(folder)
+    names, whole = checkpoint.files, False
+    with Publication(folder, durable=durable) as publication:
+        try:
+            staged = _stage(publication, names, saved)
+            proven = exporter.export(mean_reward=mean_reward, checkpoint=_record(staged, names) if staged else record)
+            start = time.perf_counter()
+            _stage(publication, names, to_write(proven))
+            whole = True
+        finally:
+            if saved or whole:
+                publication.commit()
+            if committed is not None:
+                committed(publication, whole)
+    return ExportReport(
+        path=folder / names[POLICY],
+        size=proven.size,
+        seconds={**proven.seconds, "write": time.perf_counter() - start},
+        validation=proven.validation,
+        metadata=proven.metadata,
+    )
+
+
+def _stage(
+    publication: Publication, names: Mapping[FileKind, str], files: Mapping[FileKind, Write]
+) -> dict[FileKind, Path]:
+    """Stage files in the order of their kinds, which is that in which they will get their names."""
+    return {kind: publication.stage(name, files[kind]) for kind, name in names.items() if kind in files}
+
+
+def _record(staged: Mapping[FileKind, Path], names: Mapping[FileKind, str]) -> CheckpointRecord:
+    """What the record of a policy says of the files that are written together with it."""
+    statistics = staged.get(STATISTICS)
+    return CheckpointRecord(
+        algorithm_file=pair_with_zip(staged[ZIP], names[ZIP]),
+        statistics_file=pair_with_file(statistics, names[STATISTICS]) if statistics else None,
+        replay_buffer=REPLAY_BUFFER in staged,
+        together=True,
+    )
