@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -31,8 +32,8 @@ Program = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="module", params=HEADERS)
-def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Program:
-    """Runs one of the programs, by name."""
+def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the programs."""
     make_tool, _ = (require_tool(tool, "apt-get install build-essential") for tool in ("make", "cc"))
     require_path(Path("/usr/include/jansson.h"), "apt-get install libjansson-dev")
     folder = tmp_path_factory.mktemp("c") / "example"
@@ -46,10 +47,17 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     if request.param == "official":
         (folder / "build/onnxruntime/include").symlink_to(OFFICIAL)
     make(f"CFLAGS={CFLAGS}")
+    return folder / "build"
 
-    def program(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-        command = [str(folder / "build" / name), *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+@pytest.fixture(scope="module")
+def run(built: Path) -> Program:
+    """Runs one of the programs, by name."""
+
+    def program(name: str, *arguments: object, stdin: str = os.devnull) -> subprocess.CompletedProcess[str]:
+        command = [str(built / name), *map(str, arguments)]
+        with Path(stdin).open() as file:
+            return subprocess.run(command, stdin=file, capture_output=True, text=True, check=False)
 
     return program
 
@@ -203,9 +211,9 @@ def test_a_file_that_is_none(run: Program, policies: Path, tmp_path: Path) -> No
     vectors = policies / "box.vectors.json"
     _assert_fails(run("check", nothing, vectors), "Protobuf parsing failed")
     _assert_fails(run("check", policies / "box.onnx", nothing), "expected near .no.")
-    for program in ("describe", "cartpole"):
-        _assert_fails(run(program, nothing), "Protobuf parsing failed")
-        _assert_fails(run(program, tmp_path / "missing.onnx"), "File doesn't exist")
+    for program, *further in (("describe",), ("cartpole",), ("control", 0.001, 1, 0)):
+        _assert_fails(run(program, nothing, *further), "Protobuf parsing failed")
+        _assert_fails(run(program, tmp_path / "missing.onnx", *further), "File doesn't exist")
     _assert_fails(run("check", tmp_path / "missing.onnx", vectors), "File doesn't exist")
     _assert_fails(run("check", policies / "box.onnx", tmp_path / "missing.json"), "unable to open")
 
@@ -213,6 +221,113 @@ def test_a_file_that_is_none(run: Program, policies: Path, tmp_path: Path) -> No
 def test_cartpole_refuses_another_policy(run: Program, policies: Path) -> None:
     for kind in ("box", "image", "dict", "recurrent", "masked"):
         _assert_fails(run("cartpole", policies / f"{kind}.onnx"), "does not take what CartPole-v1 shows")
+
+
+class Loop:
+    """Runs ``control`` on lines that stand for what the sensors say in each period."""
+
+    def __init__(self, run: Program, policies: Path, folder: Path) -> None:
+        self._run, self._policies, self._file = run, policies, folder / "sensors.txt"
+
+    def cases(self, kind: str) -> Any:
+        """Those of the first episode: what goes in, and what Stable-Baselines3 answers."""
+        cases = json.loads((self._policies / f"{kind}.vectors.json").read_text())["cases"]
+        starts = [index for index, case in enumerate(cases) if case["inputs"].get("episode_start") == [1.0]]
+        return cases[starts[0] : starts[1]] if len(starts) > 1 else cases
+
+    def line(self, kind: str, case: Any) -> str:
+        """What the sensors say in one case."""
+        names = [spec.name for spec in read_metadata(self._policies / f"{kind}.onnx").inputs]
+        seen = (case["inputs"][name] for name in names if name not in ("h_in", "c_in", "episode_start"))
+        return " ".join(f"{float(value):.9g}" for values in seen for value in values)
+
+    def __call__(self, kind: str, lines: list[str], safe: tuple[float, ...], period: float = 1e-4) -> tuple[Any, str]:
+        """Source and numbers of each action, the last one's too, and what was said."""
+        self._file.write_text("".join(f"{line}\n" for line in lines))
+        done = self._run("control", self._policies / f"{kind}.onnx", period, len(lines), *safe, stdin=str(self._file))
+        assert done.returncode == 0, done.stderr
+        actions = [line.split() for line in done.stdout.splitlines()]
+        return [(source, [float(number) for number in numbers]) for source, *numbers in actions], done.stderr
+
+
+@pytest.fixture
+def loop(run: Program, policies: Path, tmp_path: Path) -> Loop:
+    return Loop(run, policies, tmp_path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_controls_as_stable_baselines3_answers(loop: Loop, kind: str) -> None:
+    cases = loop.cases(kind)
+    assert len(cases) > 1
+    safe = tuple(0.125 for _ in cases[0]["outputs"]["action"])
+    (*actions, last), said = loop(kind, [loop.line(kind, case) for case in cases], safe)
+    for case, (source, action) in zip(cases, actions, strict=True):
+        assert source == "policy"
+        assert action == pytest.approx(case["outputs"]["action"], abs=1e-5)
+    assert last == ("safe", list(safe))
+    assert re.fullmatch(rf"{len(cases)} steps, 0 with the safe action, \d+ overruns\n", said)
+
+
+def test_holds_still_until_it_can_see(loop: Loop) -> None:
+    seen = loop.line("box", loop.cases("box")[0])
+    lines = ["", seen, "", "", "", "", seen, "0 nan 0", "", seen, "0 1e39 0", "0 0", "", seen, "0 0 0 0", "0 0 left"]
+    actions, said = loop("box", lines, (0.5, -0.25))
+    what = {"policy": "p", "safe": "-"}
+    assert "".join(what[source] for source, _ in actions) == "-ppp--p--p---p---"
+    assert all(action == [0.5, -0.25] for source, action in actions if source == "safe")
+    assert actions[1:4] == [actions[1]] * 3  # the last observation stands for two periods, and not for the third
+    assert said.splitlines()[:-1] == [
+        "step 0: safe action: no observation",
+        "step 4: safe action: no observation",
+        "step 7: safe action: the observation is not finite",
+        "step 8: safe action: no observation",
+        "step 10: safe action: the observation is not finite",
+        "step 11: safe action: the observation is not what the policy takes",
+        "step 12: safe action: no observation",
+        "step 14: safe action: the observation is not what the policy takes",
+    ]
+    assert said.splitlines()[-1].startswith("16 steps, 10 with the safe action, ")
+
+
+@pytest.mark.parametrize(("kind", "wrong"), [("image", "256"), ("image", "0.5"), ("image", "nan"), ("masked", "2")])
+def test_refuses_what_is_no_byte_and_no_mask(loop: Loop, kind: str, wrong: str) -> None:
+    case = loop.cases(kind)[0]
+    safe = tuple(0.0 for _ in case["outputs"]["action"])
+    seen = loop.line(kind, case)
+    (first, second, _), said = loop(kind, [f"{seen.rsplit(' ', 1)[0]} {wrong}", seen], safe)
+    assert (first[0], second[0]) == ("safe", "policy")
+    assert "step 0: safe action: the observation is not what the policy takes" in said
+
+
+def test_begins_an_episode_after_a_safe_action(loop: Loop) -> None:
+    first, second = (loop.line("recurrent", case) for case in loop.cases("recurrent")[:2])
+    remembered, _ = loop("recurrent", [first, second, first], (0.0, 0.0))
+    forgotten, _ = loop("recurrent", [first, second, "0 0 nan", first], (0.0, 0.0))
+    assert forgotten[3] == forgotten[0] == remembered[0]
+    assert remembered[2] != remembered[0]
+
+
+def test_counts_steps_that_do_not_fit_in_their_period(loop: Loop) -> None:
+    seen = loop.line("cartpole", loop.cases("cartpole")[0])
+    actions, said = loop("cartpole", [seen] * 5, (0.0,), period=1e-9)  # nothing fits in a nanosecond
+    assert len(actions) == 6
+    assert said == "5 steps, 0 with the safe action, 5 overruns\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_leaves_the_robot_safe(built: Path, policies: Path, number: signal.Signals) -> None:
+    command = [str(built / "control"), str(policies / "box.onnx"), "3600", "0", "0.5", "-0.25"]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == "safe 0.5 -0.25\n"
+        program.send_signal(number)
+        assert program.stdout.read() == "safe 0.5 -0.25\n"
+    assert program.returncode == 0
+
+
+@pytest.mark.parametrize("safe", [(0.5,), (0.5, 0.5, 0.5), (0.5, "nan"), (0.5, "1e39"), (0.5, "left")])
+def test_needs_a_safe_action_that_is_one(run: Program, policies: Path, safe: tuple[object, ...]) -> None:
+    _assert_fails(run("control", policies / "box.onnx", 0.001, 1, *safe), "the safe action takes 2 numbers")
 
 
 @pytest.mark.parametrize(
@@ -226,6 +341,11 @@ def test_cartpole_refuses_another_policy(run: Program, policies: Path) -> None:
         ("cartpole", "a", "0.1"),
         ("cartpole", "a", "0.1", "0.1", "0.1", "left"),
         ("cartpole", "a", "0.1", "0.1", "0.1", "nan"),
+        ("control", "a", "0.1", "5"),
+        ("control", "a", "0", "5", "0"),
+        ("control", "a", "inf", "5", "0"),
+        ("control", "a", "0.1", "-1", "0"),
+        ("control", "a", "0.1", "1.5", "0"),
     ],
 )
 def test_wrong_usage(run: Program, arguments: tuple[str, ...]) -> None:
