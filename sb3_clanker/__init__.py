@@ -10,7 +10,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 from sb3_clanker.errors import ClankerError, ClankerWarning, UnknownNormalizationWarning, ValidationError
-from sb3_clanker.policy_file.record import PolicyMetadata, read_metadata
+from sb3_clanker.policy_file.reading import read_metadata
+from sb3_clanker.policy_file.record import PolicyMetadata
 from sb3_clanker.runtime.policy import OnnxPolicy
 from sb3_clanker.targets.check import TargetReport, check_target
 

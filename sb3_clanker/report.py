@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import msgspec
 
-@dataclass(frozen=True, kw_only=True)
-class CrossCheckRecord:
+
+class CrossCheckRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the comparison with Stable-Baselines3's own ``predict`` measured.
 
     :ivar n_observations: observations compared
@@ -37,8 +38,7 @@ class CrossCheckRecord:
     rtol: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class LatencyRecord:
+class LatencyRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How long one prediction took, measured because the caller asked for a promise.
 
     :ivar p50_ms: median, in milliseconds

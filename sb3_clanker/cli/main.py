@@ -14,20 +14,23 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import msgspec
+
 from sb3_clanker import __version__
 from sb3_clanker.errors import ClankerError, PublicationError, TargetError
-from sb3_clanker.policy_file.json_schema import document_schema
-from sb3_clanker.policy_file.record import PolicyMetadata, parse, read_file, read_metadata
-from sb3_clanker.policy_file.schema import to_json
+from sb3_clanker.policy_file.documents import encode, json_schema
+from sb3_clanker.policy_file.reading import parse, read_file, read_metadata
+from sb3_clanker.policy_file.record import PolicyMetadata
 from sb3_clanker.policy_file.spaces import DictSpace, ObservationSpace
 from sb3_clanker.policy_file.tensors import TensorSpec
-from sb3_clanker.policy_file.vectors import read_vectors
+from sb3_clanker.policy_file.vectors import TestVectors, read_vectors
 from sb3_clanker.run_folder.identity import require_matched
 from sb3_clanker.runtime.check_vectors import check_vectors
 from sb3_clanker.runtime.policy import OnnxPolicy
 from sb3_clanker.targets.check import TARGETS, check_target
 
 _WIDEST_LABEL = 40
+_DOCUMENTS: dict[str, type[msgspec.Struct]] = {"record": PolicyMetadata, "vectors": TestVectors}
 _EPILOG = "exit codes: 0 it worked, 1 it did not (the reason is one line on standard error), 2 wrong usage"
 _TRUST = "Loading a .zip or a .pkl runs code that is in it: use files that you trust."
 
@@ -121,7 +124,7 @@ def _inspect(options: argparse.Namespace) -> None:
         _inspect_target(metadata, options)
         return
     if options.json:
-        _say(json.dumps(to_json(metadata), indent=2))
+        _say(encode(metadata, indent=2))
         return
     width = min(max(len(label) for label, _ in _summary(metadata)), _WIDEST_LABEL)
     for label, text in _summary(metadata):
@@ -129,13 +132,13 @@ def _inspect(options: argparse.Namespace) -> None:
 
 
 def _schema(options: argparse.Namespace) -> None:
-    _say(json.dumps(document_schema(options.document), indent=2))
+    _say(json.dumps(json_schema(_DOCUMENTS[options.document]), indent=2))
 
 
 def _inspect_target(metadata: PolicyMetadata, options: argparse.Namespace) -> None:
     report = check_target(metadata, options.target)
     if options.json:
-        _say(json.dumps(to_json(report), indent=2))
+        _say(encode(report, indent=2))
     elif report.accepts:
         _say(f"{report.target} takes it" + (f", in {report.mode} mode" if report.mode else ""))
         for note in report.notes:
@@ -221,7 +224,7 @@ def _parser() -> argparse.ArgumentParser:
     inspect.set_defaults(command=_inspect)
 
     schema = commands.add_parser("schema", help="print the JSON Schema of a record, or of test vectors")
-    schema.add_argument("document", choices=("record", "vectors"), help="which of the two")
+    schema.add_argument("document", choices=_DOCUMENTS, help="which of the two")
     schema.set_defaults(command=_schema)
     return parser
 

@@ -12,12 +12,8 @@ from sb3_clanker.errors import PublicationError
 from sb3_clanker.export.exporter import Exporter, typed_errors
 from sb3_clanker.options import ExportOptions, FurtherOutput, OptionsSource, as_options
 from sb3_clanker.paths import local_path
-from sb3_clanker.policy_file.record import (
-    CheckpointRecord,
-    PolicyMetadata,
-    parse,
-    read_file,
-)
+from sb3_clanker.policy_file.reading import parse, read_file
+from sb3_clanker.policy_file.record import CheckpointRecord, PolicyMetadata
 from sb3_clanker.proof.stages import prove
 from sb3_clanker.proof.subject import Subject, check_algorithm
 from sb3_clanker.report import ValidationReport

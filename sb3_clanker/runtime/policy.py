@@ -21,7 +21,8 @@ from sb3_clanker.errors import (
 )
 from sb3_clanker.paths import local_path
 from sb3_clanker.policy_file.container import MalformedContainerError, split_container
-from sb3_clanker.policy_file.record import PolicyMetadata, parse, read_file
+from sb3_clanker.policy_file.reading import parse, read_file
+from sb3_clanker.policy_file.record import PolicyMetadata
 from sb3_clanker.policy_file.spaces import DictSpace, LeafSpace, to_gymnasium
 from sb3_clanker.policy_file.tensors import BATCH, TensorSpec
 from sb3_clanker.runtime.sampling import make_sampler

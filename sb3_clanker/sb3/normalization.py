@@ -24,7 +24,8 @@ from sb3_clanker.errors import (
     UnmatchedFilesError,
 )
 from sb3_clanker.paths import is_file
-from sb3_clanker.policy_file.record import NormalizationRecord, PairedFile, PolicyMetadata, read_metadata
+from sb3_clanker.policy_file.reading import read_metadata
+from sb3_clanker.policy_file.record import NormalizationRecord, PairedFile, PolicyMetadata
 from sb3_clanker.run_folder.identity import beside, identify
 from sb3_clanker.run_folder.publication import other_statistics, own_statistics, pair_with_file
 from sb3_clanker.sb3.statistics import Statistics, collect_statistics

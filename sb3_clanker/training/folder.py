@@ -9,7 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from sb3_clanker.errors import ClankerError
-from sb3_clanker.policy_file.record import PolicyMetadata, read_metadata
+from sb3_clanker.policy_file.reading import read_metadata
+from sb3_clanker.policy_file.record import PolicyMetadata
 from sb3_clanker.policy_file.vectors import read_vectors
 from sb3_clanker.run_folder.identity import find_partners, identify
 from sb3_clanker.run_folder.previous import put_back, set_aside
