@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help example test lint types unit soak bench schema clean
+.PHONY: help example test lint types unit soak bench schema version clean
 
 help:
 	@echo "make example   train CartPole, write best_model.onnx, play it"
@@ -11,6 +11,7 @@ help:
 	@echo "make soak      run the long tests: drawn spaces, killed trainings, damaged files"
 	@echo "make bench     what it costs, beside Stable-Baselines3 itself"
 	@echo "make schema    write the JSON Schemas in docs/ anew"
+	@echo "make version   write a file of this version of the record, for the tests of later ones"
 	@echo "make clean     remove what these made"
 
 # torch comes first and pinned: left to itself, pip would take whatever is newest.
@@ -46,6 +47,9 @@ bench: $(INSTALLED)
 schema: $(INSTALLED)
 	$(BIN)/sb3-clanker schema record > docs/policy-record.schema.json
 	$(BIN)/sb3-clanker schema vectors > docs/test-vectors.schema.json
+
+version: $(INSTALLED)
+	$(BIN)/python -m tests.policy_file.version_file
 
 clean:
 	rm -rf .venv runs .mypy_cache .pytest_cache .ruff_cache .import_linter_cache *.egg-info

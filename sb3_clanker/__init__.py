@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from sb3_clanker.errors import *
 from sb3_clanker.options import ExportOptions as ExportOptions
+from sb3_clanker.policy_file.reading import read_metadata as read_metadata
 from sb3_clanker.policy_file.record import PolicyMetadata as PolicyMetadata
-from sb3_clanker.policy_file.record import read_metadata as read_metadata
 from sb3_clanker.report import ValidationReport as ValidationReport
 from sb3_clanker.runtime.policy import OnnxPolicy as OnnxPolicy
 from sb3_clanker.targets.check import TargetReport as TargetReport

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from typing import Any, Literal, TypeAlias, get_args
 
 from sb3_clanker.errors import OptionError, UnsupportedOpsetError
-from sb3_clanker.policy_file.record import check_entries
+from sb3_clanker.policy_file.entries import check_entries
 from sb3_clanker.public import public
 from sb3_clanker.targets.check import known_target
 from sb3_clanker.targets.target import TargetName

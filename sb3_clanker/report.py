@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import msgspec
+
 from sb3_clanker.public import public
 
 
-@dataclass(frozen=True, kw_only=True)
-class CrossCheckRecord:
+class CrossCheckRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the comparison with Stable-Baselines3's own ``predict`` measured.
 
     :ivar n_observations: observations compared
@@ -39,8 +40,7 @@ class CrossCheckRecord:
     rtol: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class LatencyRecord:
+class LatencyRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How long one prediction took, measured because the caller asked for a promise.
 
     :ivar p50_ms: median, in milliseconds

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_clanker import OnnxCheckpointCallback, read_metadata
 from sb3_clanker.policy_file.container import split_container
-from sb3_clanker.policy_file.record import CheckpointRecord, PairedFile, stamp
+from sb3_clanker.policy_file.record import CheckpointRecord, PairedFile
+from sb3_clanker.policy_file.seal import stamp
 from tests.worlds import make_model
 
 LOCK = ".sb3_clanker-lock"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import subprocess
 import sys
@@ -14,10 +15,10 @@ import pytest
 from gymnasium import spaces
 from stable_baselines3 import PPO
 
-from sb3_clanker import ExportOptions, OnnxPolicy, export_policy, read_metadata
+from sb3_clanker import ExportOptions, OnnxPolicy, PolicyMetadata, export_policy, read_metadata
 from sb3_clanker.cli.main import main
 from sb3_clanker.policy_file.container import split_container
-from sb3_clanker.policy_file.json_schema import document_schema
+from sb3_clanker.policy_file.documents import json_schema
 from sb3_clanker.targets.check import TARGETS
 from tests.support import OBSERVATIONS
 from tests.worlds import BOX_ACTION, BOX_OBSERVATION, SpacesEnv, make_model
@@ -47,7 +48,7 @@ def fields_table(properties: dict[str, Any]) -> str:
 
 
 def test_the_tables_of_the_record_are_those_of_the_code() -> None:
-    schema = document_schema("record")
+    schema = json_schema(PolicyMetadata)
     assert _between("record") == fields_table(schema["properties"])
     assert _between("tensor") == fields_table(schema["$defs"]["TensorSpec"]["properties"])
 
@@ -70,22 +71,34 @@ def _run(*arguments: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
 
 
-def test_the_digest_can_be_verified_with_the_program_in_the_document(policies: list[Path], tmp_path: Path) -> None:
-    program = _program("digest", tmp_path)
+def _verify(path: Path) -> str:
+    line = _between("seal").removeprefix("```sh\n").removesuffix("```\n")
+    return subprocess.run(["/bin/sh", "-c", line, "sh", path], capture_output=True, text=True, check=True).stdout
+
+
+def test_the_seal_can_be_verified_with_the_line_in_the_document(policies: list[Path], tmp_path: Path) -> None:
     for path in policies:
-        done = _run(program, path)
-        assert (done.stdout, done.stderr) == (f"verified {read_metadata(path).digest}\n", "")
+        assert _verify(path) == "whole\n"
 
     model = onnx.load(policies[0])
-    robot = next(entry for entry in model.metadata_props if entry.key == "robot")
-    robot.value = "arm-4"
+    (tmp_path / "copied.onnx").write_bytes(model.SerializeToString())
+    assert _verify(tmp_path / "copied.onnx") == "whole\n"
+    next(entry for entry in model.metadata_props if entry.key == "robot").value = "arm-4"
     (tmp_path / "edited.onnx").write_bytes(model.SerializeToString())
-    assert _run(program, tmp_path / "edited.onnx").stdout.startswith("verified ")
+    assert _verify(tmp_path / "edited.onnx") == "damaged\n"
 
-    data = bytearray(policies[0].read_bytes())
-    data[len(data) // 8] ^= 1
-    (tmp_path / "damaged.onnx").write_bytes(data)
-    assert not _run(program, tmp_path / "damaged.onnx").stdout.startswith("verified ")
+    for position in (0, len(policies[0].read_bytes()) // 8, -100, -1):
+        data = bytearray(policies[0].read_bytes())
+        data[position] ^= 1
+        (tmp_path / "damaged.onnx").write_bytes(data)
+        assert _verify(tmp_path / "damaged.onnx") == "damaged\n"
+
+
+def test_the_digest_is_that_of_what_stands_before_the_metadata(policies: list[Path]) -> None:
+    for path in policies:
+        data = path.read_bytes()
+        before = data[: data.index(b"clanker_policy_version") - 4]
+        assert read_metadata(path).digest == f"sha256:{hashlib.sha256(before).hexdigest()}"
 
 
 def test_vectors_can_be_checked_with_the_program_in_the_document(policies: list[Path], tmp_path: Path) -> None:
@@ -117,7 +130,7 @@ def test_metadata_follow_the_graph_in_the_order_of_the_document(policies: list[P
     data = policies[0].read_bytes()
     body, entries = split_container(data)
     assert data.startswith(b"".join(body))
-    assert list(entries)[9:] == ["robot", "sb3_clanker"]
+    assert list(entries)[9:] == ["robot", "sb3_clanker", "sb3_clanker_seal"]
     named = re.findall(
         r"`(\w+)`", "".join(re.findall(r"^\| (`[^|]+) \|", FORMAT.split("## The record")[0], re.MULTILINE))
     )

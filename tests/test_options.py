@@ -30,6 +30,7 @@ RESERVED = (
     "deterministic_mode",
     "batch_inference",
     "sb3_clanker",
+    "sb3_clanker_seal",
 )
 
 
@@ -226,7 +227,7 @@ def test_a_reserved_key_is_refused(key: str) -> None:
     message = (
         f"The metadata key {key!r} is reserved. Reserved keys: clanker_policy_version, action_space, "
         "action_transform, action_scale, action_offset, training_framework, recurrent, deterministic_mode, "
-        "batch_inference, sb3_clanker. Choose another name."
+        "batch_inference, sb3_clanker, sb3_clanker_seal. Choose another name."
     )
     with pytest.raises(ReservedMetadataKeyError, match=f"^{re.escape(message)}$") as raised:
         ExportOptions(metadata={"robot": "arm-3", key: "x"})

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from sb3_clanker.policy_file.record import PolicyFile
+from sb3_clanker.policy_file.reading import PolicyFile
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm

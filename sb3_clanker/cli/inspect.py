@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from sb3_clanker.cli.arguments import Commands
 from sb3_clanker.cli.text import printable, say
 from sb3_clanker.errors import TargetError
-from sb3_clanker.policy_file.record import PolicyMetadata, read_metadata
-from sb3_clanker.policy_file.schema import to_json
+from sb3_clanker.policy_file.documents import encode
+from sb3_clanker.policy_file.reading import read_metadata
+from sb3_clanker.policy_file.record import PolicyMetadata
 from sb3_clanker.policy_file.spaces import DictSpace, ObservationSpace
 from sb3_clanker.targets.check import TARGETS, TargetReport, check_target
 from sb3_clanker.targets.target import shown
@@ -32,7 +32,7 @@ def _run(options: argparse.Namespace) -> None:
     metadata = read_metadata(options.policy)
     report = None if options.target is None else check_target(metadata, options.target)
     if options.json:
-        say(json.dumps(to_json(metadata if report is None else report), indent=2))
+        say(encode(metadata if report is None else report, indent=2))
     else:
         for line in _summary(metadata) if report is None else _verdict(report):
             say(line)

@@ -12,7 +12,8 @@ from sb3_clanker.export.exporter import Exporter, typed_errors
 from sb3_clanker.export.publish import ExportReport, publish
 from sb3_clanker.options import ExportOptions, FurtherOutput, OptionsSource, as_options
 from sb3_clanker.paths import local_path
-from sb3_clanker.policy_file.record import CheckpointRecord, PolicyMetadata, read_policy_file
+from sb3_clanker.policy_file.reading import read_policy_file
+from sb3_clanker.policy_file.record import CheckpointRecord, PolicyMetadata
 from sb3_clanker.proof.stages import prove
 from sb3_clanker.proof.subject import Subject, check_algorithm
 from sb3_clanker.public import public

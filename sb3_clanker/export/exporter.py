@@ -9,11 +9,12 @@ import time
 import warnings
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import BinaryIO
 
 import numpy as np
+from msgspec.structs import replace
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_clanker.actor.actor import Actor
@@ -21,16 +22,15 @@ from sb3_clanker.actor.normalize import Normalize
 from sb3_clanker.errors import ClankerError, NoVectorsWarning, UnsupportedPolicyError, ValidationError
 from sb3_clanker.options import ExportOptions
 from sb3_clanker.policy_file.container import join_container
+from sb3_clanker.policy_file.entries import contract_entries
 from sb3_clanker.policy_file.record import (
     CheckpointRecord,
     FrameStackRecord,
-    Hashing,
     PolicyMetadata,
     Provenance,
     TrainingRecord,
-    contract_entries,
-    seal,
 )
+from sb3_clanker.policy_file.seal import Hashing, seal
 from sb3_clanker.policy_file.vectors import encode_vectors
 from sb3_clanker.proof.answers import write_vectors
 from sb3_clanker.proof.probes import Probes, take

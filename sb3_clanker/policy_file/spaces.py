@@ -6,9 +6,9 @@ Nothing here needs gymnasium, except the functions that are given a space of it 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,8 +21,22 @@ Bound: TypeAlias = float | tuple[float | None, ...] | None
 """Bounds of a Box: one number for all, or one for each element in row-major order; None is unbounded."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class BoxSpace:
+class _Space(
+    msgspec.Struct,
+    frozen=True,
+    forbid_unknown_fields=True,
+    tag_field="type",
+    tag=lambda name: name.removesuffix("Space"),
+):
+    """Any kind of space; in JSON, ``type`` tells which."""
+
+    @property
+    def type(self) -> str:
+        """The name of its class in gymnasium."""
+        return str(self.__struct_config__.tag)
+
+
+class BoxSpace(_Space, frozen=True, kw_only=True):
     """``gymnasium.spaces.Box``.
 
     :ivar type: tells the kinds of spaces apart
@@ -32,15 +46,13 @@ class BoxSpace:
     :ivar high: upper bounds, likewise
     """
 
-    type: Literal["Box"] = "Box"
     shape: tuple[int, ...]
     dtype: str
     low: Bound
     high: Bound
 
 
-@dataclass(frozen=True, kw_only=True)
-class DiscreteSpace:
+class DiscreteSpace(_Space, frozen=True, kw_only=True):
     """``gymnasium.spaces.Discrete`` with ``start=0``.
 
     :ivar type: tells the kinds of spaces apart
@@ -49,14 +61,12 @@ class DiscreteSpace:
     :ivar dtype: numpy's name of the type in the environment
     """
 
-    type: Literal["Discrete"] = "Discrete"
     n: int
     shape: tuple[int, ...] = ()
     dtype: str = "int64"
 
 
-@dataclass(frozen=True, kw_only=True)
-class MultiDiscreteSpace:
+class MultiDiscreteSpace(_Space, frozen=True, kw_only=True):
     """``gymnasium.spaces.MultiDiscrete`` of one dimension.
 
     :ivar type: tells the kinds of spaces apart
@@ -65,14 +75,12 @@ class MultiDiscreteSpace:
     :ivar dtype: numpy's name of the element type in the environment
     """
 
-    type: Literal["MultiDiscrete"] = "MultiDiscrete"
     nvec: tuple[int, ...]
     shape: tuple[int, ...]
     dtype: str = "int64"
 
 
-@dataclass(frozen=True, kw_only=True)
-class MultiBinarySpace:
+class MultiBinarySpace(_Space, frozen=True, kw_only=True):
     """``gymnasium.spaces.MultiBinary``.
 
     :ivar type: tells the kinds of spaces apart
@@ -81,7 +89,6 @@ class MultiBinarySpace:
     :ivar dtype: numpy's name of the element type in the environment
     """
 
-    type: Literal["MultiBinary"] = "MultiBinary"
     n: int | tuple[int, ...]
     shape: tuple[int, ...]
     dtype: str = "int8"
@@ -90,15 +97,13 @@ class MultiBinarySpace:
 LeafSpace: TypeAlias = BoxSpace | DiscreteSpace | MultiDiscreteSpace | MultiBinarySpace
 
 
-@dataclass(frozen=True, kw_only=True)
-class DictSpace:
+class DictSpace(_Space, frozen=True, kw_only=True):
     """``gymnasium.spaces.Dict`` of leaf spaces.
 
     :ivar type: tells the kinds of spaces apart
     :ivar spaces: the space of each key
     """
 
-    type: Literal["Dict"] = "Dict"
     spaces: dict[str, LeafSpace]
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 Role = Literal[
     "observation", "action", "action_masks", "hidden_state", "cell_state", "episode_start", "unused", "further"
@@ -15,8 +16,7 @@ Sampling = Literal["gaussian", "squashed_gaussian", "categorical", "bernoulli"]
 Layout = Literal["channels_first", "channels_last"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class TensorSpec:
+class TensorSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One input or output of the ONNX graph.
 
     :ivar name: name in the graph

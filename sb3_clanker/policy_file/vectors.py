@@ -6,21 +6,20 @@ what Stable-Baselines3's own ``predict`` gave for them. Checking a file against 
 
 from __future__ import annotations
 
-import json
 import reprlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import islice
 from math import inf, prod
 from pathlib import Path
 from typing import ClassVar, Literal
 
+import msgspec
 import numpy as np
 
 from sb3_clanker.errors import OptionError, VectorsError
 from sb3_clanker.paths import local_path
-from sb3_clanker.policy_file.record import read_file
-from sb3_clanker.policy_file.schema import from_json, parse_json, to_json
+from sb3_clanker.policy_file.documents import decode, encode, parse_json
+from sb3_clanker.policy_file.reading import read_file
 
 VECTORS_VERSION = 1
 _LARGEST = 1 << 26
@@ -29,8 +28,7 @@ _MAX_RANK = 31
 _LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 
 
-@dataclass(frozen=True, kw_only=True)
-class VectorInput:
+class VectorInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One input of the graph.
 
     :ivar name: its name
@@ -43,8 +41,7 @@ class VectorInput:
     shape: tuple[int, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class VectorOutput:
+class VectorOutput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One output of the graph, float32.
 
     :ivar name: its name
@@ -59,8 +56,7 @@ class VectorOutput:
     rtol: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class VectorCase:
+class VectorCase(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Inputs, and the outputs that belong to them; flat, in row-major order.
 
     :ivar inputs: values of each input, by name; a bool is true or false
@@ -71,8 +67,7 @@ class VectorCase:
     outputs: dict[str, tuple[float, ...]]
 
 
-@dataclass(frozen=True, kw_only=True)
-class TestVectors:
+class TestVectors(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The test vectors of one policy file.
 
     A recurrent policy's cases are the steps of one environment, with resets between; each holds the state it starts
@@ -99,7 +94,7 @@ def encode_vectors(vectors: TestVectors) -> bytes:
 
     :raises OptionError: there are so many that no reader would take the file
     """
-    data = json.dumps(to_json(vectors), allow_nan=False).encode()
+    data = encode(vectors).encode()
     if len(data) > _LARGEST:
         raise OptionError("test_vectors", len(vectors.cases), f"so few that their file has at most {_LARGEST:,} bytes")
     return data
@@ -121,10 +116,12 @@ def read_vectors(path: str | Path) -> TestVectors:
     version = document.get("format_version") if isinstance(document, dict) else None
     if type(version) is not int or version != VECTORS_VERSION:
         raise VectorsError(path, f"format_version is {reprlib.repr(version)}, expected {VECTORS_VERSION}")
-    problems: list[str] = []
-    vectors = from_json(TestVectors, document, problems)
-    if vectors is None or (problems := list(islice(_contradictions(vectors), 5))):
-        raise VectorsError(path, "; ".join(problems[:5]))
+    try:
+        vectors = decode(TestVectors, document)
+    except ValueError as error:
+        raise VectorsError(path, str(error)) from error
+    if problems := list(islice(_contradictions(vectors), 5)):
+        raise VectorsError(path, "; ".join(problems))
     return vectors
 
 

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 import onnx
 from onnx.external_data_helper import uses_external_data
 
-from sb3_clanker.policy_file.record import PolicyMetadata, contract_entries
+from sb3_clanker.policy_file.entries import contract_entries
+from sb3_clanker.policy_file.record import PolicyMetadata
 from sb3_clanker.policy_file.spaces import action_dim
 from sb3_clanker.policy_file.tensors import BATCH, TensorSpec
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import onnx
 from gymnasium import spaces
+from msgspec.structs import replace
 from numpy.typing import NDArray
 from stable_baselines3.common.preprocessing import get_action_dim
 

@@ -6,7 +6,8 @@ import logging
 from pathlib import Path
 
 from sb3_clanker.errors import ClankerError
-from sb3_clanker.policy_file.record import PairedFile, PolicyMetadata, read_metadata
+from sb3_clanker.policy_file.reading import read_metadata
+from sb3_clanker.policy_file.record import PairedFile, PolicyMetadata
 from sb3_clanker.run_folder.identity import find_partners, recorded, state_of
 from sb3_clanker.run_folder.lock import FolderLock, Owner
 from sb3_clanker.run_folder.names import BEST, FINAL, POLICY, Checkpoint, numbered_timesteps

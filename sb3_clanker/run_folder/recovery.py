@@ -7,7 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from sb3_clanker.errors import ClankerError
-from sb3_clanker.policy_file.record import PolicyMetadata, read_metadata
+from sb3_clanker.policy_file.reading import read_metadata
+from sb3_clanker.policy_file.record import PolicyMetadata
 from sb3_clanker.run_folder.identity import recorded, state_of
 from sb3_clanker.run_folder.names import POLICY, REPLAY_BUFFER, TEMPORARY, ZIP, Checkpoint, FileKind
 

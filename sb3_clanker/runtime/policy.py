@@ -20,7 +20,8 @@ from sb3_clanker.errors import (
     UnsafeGraphError,
 )
 from sb3_clanker.policy_file.container import MalformedContainerError, split_container
-from sb3_clanker.policy_file.record import PolicyFile, PolicyMetadata, parse, read_policy_file
+from sb3_clanker.policy_file.reading import PolicyFile, parse, read_policy_file
+from sb3_clanker.policy_file.record import PolicyMetadata
 from sb3_clanker.policy_file.spaces import DictSpace, LeafSpace, to_gymnasium
 from sb3_clanker.policy_file.tensors import BATCH, TensorSpec
 from sb3_clanker.public import public

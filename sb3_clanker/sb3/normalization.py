@@ -24,7 +24,8 @@ from sb3_clanker.errors import (
     UnmatchedFilesError,
 )
 from sb3_clanker.paths import is_file
-from sb3_clanker.policy_file.record import NormalizationRecord, PairedFile, PolicyFile, PolicyMetadata, read_policy_file
+from sb3_clanker.policy_file.reading import PolicyFile, read_policy_file
+from sb3_clanker.policy_file.record import NormalizationRecord, PairedFile, PolicyMetadata
 from sb3_clanker.run_folder.identity import beside, identify, pair_with_file
 from sb3_clanker.run_folder.names import other_statistics, own_statistics
 from sb3_clanker.sb3.statistics import Statistics, collect_statistics

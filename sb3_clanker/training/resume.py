@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, 
 
 from sb3_clanker.errors import CheckpointError, OptionError
 from sb3_clanker.paths import local_path
-from sb3_clanker.policy_file.record import read_metadata
+from sb3_clanker.policy_file.reading import read_metadata
 from sb3_clanker.public import public
 from sb3_clanker.run_folder.identity import recorded, require_whole
 from sb3_clanker.run_folder.names import REPLAY_BUFFER, STATISTICS, ZIP

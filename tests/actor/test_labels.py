@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from gymnasium import spaces
+from msgspec.structs import replace
 
 from sb3_clanker import ClankerError, ExportOptions, export_policy, read_metadata
 from sb3_clanker.actor.labels import label_action, label_observations

@@ -29,11 +29,12 @@ import numpy as np
 
 from sb3_clanker import ClankerError, OnnxPolicy, read_metadata
 from sb3_clanker.cli.main import main as command_line
-from sb3_clanker.policy_file.container import join_container, read_fields, split_container
+from sb3_clanker.policy_file.container import read_fields, split_container
 from sb3_clanker.policy_file.record import PolicyMetadata
 from sb3_clanker.policy_file.spaces import BoxSpace, DictSpace, LeafSpace, MultiBinarySpace
 from sb3_clanker.policy_file.vectors import read_vectors
 from sb3_clanker.runtime.check_vectors import check_vectors
+from tests.policy_file.sealing import resealed
 
 RECORD = "sb3_clanker"
 LONGEST = 20
@@ -136,14 +137,11 @@ def mutate_document(document: Any, rng: np.random.Generator) -> None:
 
 
 def seal(body: bytes, record: str, entries: dict[str, str]) -> bytes:
-    """A file with a valid digest, and flat keys that fit its record, as far as there is such a thing."""
+    """A file with a valid seal and digest, and flat keys that fit its record, as far as there is such a thing."""
     document = json.loads(record)
-    provenance = document.get("provenance") if isinstance(document, dict) else None
-    if isinstance(document, dict) and isinstance(provenance, dict) and isinstance(document.get("digest"), str):
+    if isinstance(document, dict) and isinstance(document.get("digest"), str):
         document["digest"] = f"sha256:{hashlib.sha256(body).hexdigest()}"
-        record = json.dumps({**document, "provenance": {**provenance, "seal": ""}})
-        digest = hashlib.sha256(record.encode()).hexdigest()
-        record = record.replace('"seal": ""', f'"seal": "sha256:{digest}"')
+        record = json.dumps(document)
         with contextlib.suppress(Exception):  # a record that no flat keys fit
             space = document["action_space"]
             dim = min(math.prod(space["shape"]), 10_000)
@@ -151,7 +149,7 @@ def seal(body: bytes, record: str, entries: dict[str, str]) -> bytes:
             entries = (
                 entries | flat | {"action_scale": json.dumps([1.0] * dim), "action_offset": json.dumps([0.0] * dim)}
             )
-    return join_container(body, {**entries, RECORD: record})
+    return resealed(body, {**entries, RECORD: record})
 
 
 def mutant_of_policy(data: bytes, rng: np.random.Generator) -> tuple[bytes, str]:
@@ -176,7 +174,7 @@ def mutant_of_policy(data: bytes, rng: np.random.Generator) -> tuple[bytes, str]
         record = json.dumps(document)
     if kind == "record text":
         mutated = mutate_bytes(record.encode(), rng).decode(errors="replace")
-        return join_container(body, {**entries, RECORD: mutated}), kind
+        return resealed(body, {**entries, RECORD: mutated}), kind
     return seal(body, record, entries), kind
 
 

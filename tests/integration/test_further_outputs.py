@@ -17,7 +17,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_clanker import ClankerError, ExportOptions, OnnxPolicy, ValidationError, export_policy
 from sb3_clanker.errors import OptionError, StochasticActionError
-from sb3_clanker.policy_file.record import parse, stamp
+from sb3_clanker.policy_file.reading import parse
+from sb3_clanker.policy_file.seal import stamp
 from tests.worlds import BOX_ACTION, BOX_OBSERVATION, draw, make_model
 
 DISCRETE, MULTI_DISCRETE, MULTI_BINARY = spaces.Discrete(3), spaces.MultiDiscrete([3, 2]), spaces.MultiBinary(3)

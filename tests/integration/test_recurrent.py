@@ -22,7 +22,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from sb3_clanker import ClankerError, ExportOptions, OnnxPolicy, ValidationError, export_policy, validate_policy
 from sb3_clanker.errors import ObservationError
-from sb3_clanker.policy_file.record import contract_entries, stamp
+from sb3_clanker.policy_file.entries import contract_entries
+from sb3_clanker.policy_file.seal import stamp
 from tests.worlds import BOX_ACTION, BOX_OBSERVATION, SpacesEnv, draw, make_model
 
 OBSERVATIONS: dict[str, spaces.Space[Any]] = {

@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_clanker import export_policy
 from sb3_clanker.policy_file.container import split_container
-from sb3_clanker.policy_file.record import RECORD_KEY
+from sb3_clanker.policy_file.entries import RECORD_KEY, SEAL_KEY
 from tests.worlds import make_env, make_model
 
 WORLDS: dict[str, tuple[type[BaseAlgorithm], dict[str, Any]]] = {
@@ -48,6 +48,7 @@ def _parts(path: Path) -> tuple[bytes, dict[str, str], dict[str, Any]]:
     """Graph and weights, the flat entries, and the record but for its provenance."""
     body, entries = split_container(path.read_bytes())
     record = json.loads(entries.pop(RECORD_KEY))
+    assert entries.pop(SEAL_KEY)  # of the time, too
     assert record.pop("provenance")["created"]
     return b"".join(body), entries, record
 

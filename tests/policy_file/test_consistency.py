@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from gymnasium import spaces
+from msgspec.structs import replace
 
 from sb3_clanker import ClankerError, ExportOptions, OnnxPolicy, PolicyMetadata, export_policy
 from sb3_clanker.actor.labels import label_action
@@ -18,7 +18,8 @@ from sb3_clanker.actor.observation import observation_inputs
 from sb3_clanker.errors import MetadataError
 from sb3_clanker.policy_file.consistency import contradictions
 from sb3_clanker.policy_file.container import split_container
-from sb3_clanker.policy_file.record import parse, stamp
+from sb3_clanker.policy_file.reading import parse
+from sb3_clanker.policy_file.seal import stamp
 from sb3_clanker.policy_file.spaces import (
     BoxSpace,
     DictSpace,

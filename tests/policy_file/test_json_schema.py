@@ -6,24 +6,30 @@ import copy
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import jsonschema  # type: ignore[import-untyped]
+import msgspec
 import pytest
 from gymnasium import spaces
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
 
-from sb3_clanker import ExportOptions, export_policy
+from sb3_clanker import ExportOptions, PolicyMetadata, export_policy
 from sb3_clanker.cli.main import main
 from sb3_clanker.policy_file.container import split_container
-from sb3_clanker.policy_file.json_schema import Document, document_schema, json_schema
+from sb3_clanker.policy_file.documents import json_schema
+from sb3_clanker.policy_file.vectors import TestVectors
 from tests.support import OBSERVATIONS
 from tests.worlds import UNBOUNDED_OBSERVATION, make_env, make_model
 
 DOCS = Path(__file__).parents[2] / "docs"
+Document: TypeAlias = Literal["record", "vectors"]
+SCHEMAS: dict[Document, dict[str, Any]] = {
+    "record": json_schema(PolicyMetadata),
+    "vectors": json_schema(TestVectors),
+}
 FILES: dict[Document, str] = {"record": "policy-record.schema.json", "vectors": "test-vectors.schema.json"}
 
 
@@ -89,7 +95,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[D
 
 
 def _errors(document: Document, value: Any) -> list[str]:
-    validator = jsonschema.Draft202012Validator(document_schema(document))
+    validator = jsonschema.Draft202012Validator(SCHEMAS[document])
     return [f"{error.json_path}: {error.message}" for error in validator.iter_errors(value)]
 
 
@@ -97,7 +103,7 @@ def _errors(document: Document, value: Any) -> list[str]:
 def test_the_schemas_in_docs_are_up_to_date(document: Document) -> None:
     path = DOCS / FILES[document]
     command = f"sb3-clanker schema {document} > docs/{path.name}"
-    assert json.loads(path.read_text()) == document_schema(document), f"make it anew: {command}"
+    assert json.loads(path.read_text()) == SCHEMAS[document], f"make it anew: {command}"
 
 
 @pytest.mark.parametrize("document", get_args(Document))
@@ -108,14 +114,14 @@ def test_the_command_line_prints_what_stands_in_docs(document: Document, capsys:
 
 @pytest.mark.parametrize("document", get_args(Document))
 def test_the_schemas_are_json_schema(document: Document) -> None:
-    schema = document_schema(document)
+    schema = SCHEMAS[document]
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     jsonschema.Draft202012Validator.check_schema(schema)
 
 
 @pytest.mark.parametrize("document", get_args(Document))
 def test_every_field_is_explained(document: Document) -> None:
-    schema = document_schema(document)
+    schema = SCHEMAS[document]
     for name, part in {document: schema, **schema["$defs"]}.items():
         assert part["description"]
         for field, of_field in part["properties"].items():
@@ -132,9 +138,9 @@ def test_real_documents_fit(exported: Callable[[str], dict[Document, Any]], name
 
 def test_between_them_the_real_records_use_every_definition(exported: Callable[[str], dict[Document, Any]]) -> None:
     """So that no part of the schema stands there untried."""
-    unseen = set(document_schema("record")["$defs"])
+    unseen = set(SCHEMAS["record"]["$defs"])
     for definition in sorted(unseen):
-        schema = document_schema("record")
+        schema = copy.deepcopy(SCHEMAS["record"])
         schema["$defs"][definition] = {"not": {}}
         validator = jsonschema.Draft202012Validator(schema)
         if any(not validator.is_valid(exported(name)["record"]) for name in POLICIES):
@@ -195,42 +201,43 @@ def test_damaged_documents_do_not_fit(exported: Callable[[str], dict[Document, A
     assert re.search(expected, errors), errors
 
 
-# Any dataclass ------------------------------------------------------------------------------------------------------
+# Any Struct ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
-class Leaf:
-    """One leaf."""
+class Leaf(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="leaf"):
+    """One leaf.
 
-    type: Literal["leaf"] = "leaf"
-    tree: Tree | None = None
+    :ivar size: in metres
+    """
+
+    size: float | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Tree:
+class Tree(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A tree, of ``leaves``.
 
-    It may hold itself.
+    It has more lines.
 
     :ivar count: how many,
         None where nobody counted
     :ivar by_name: leaves by name
     """
 
+    schema_version: int = 7
     count: int | None
     by_name: dict[str, tuple[Leaf, ...]]
     flag: bool = False
+    entries: tuple[str, ...] = ()
 
 
 def test_a_schema_follows_the_annotations() -> None:
-    assert is_dataclass(Tree)
-    assert [field.name for field in fields(Tree)] == ["count", "by_name", "flag"]
     assert json_schema(Tree) == {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Tree",
         "description": "A tree, of `leaves`.",
         "type": "object",
         "properties": {
+            "schema_version": {"const": 7},
             "count": {
                 "description": "how many, null where nobody counted",
                 "anyOf": [{"type": "integer"}, {"type": "null"}],
@@ -242,20 +249,19 @@ def test_a_schema_follows_the_annotations() -> None:
             },
             "flag": {"type": "boolean"},
         },
-        "required": ["count", "by_name", "flag"],
+        "required": ["schema_version", "count", "by_name", "flag"],
         "additionalProperties": False,
         "$defs": {
             "Leaf": {
+                "title": "Leaf",
                 "description": "One leaf.",
                 "type": "object",
                 "properties": {
-                    "type": {"const": "leaf"},
-                    "tree": {"anyOf": [{"$ref": "#/$defs/Tree"}, {"type": "null"}]},
+                    "type": {"enum": ["leaf"]},
+                    "size": {"description": "in metres", "anyOf": [{"type": "number"}, {"type": "null"}]},
                 },
-                "required": ["type", "tree"],
+                "required": ["type", "size"],
                 "additionalProperties": False,
             },
-            "Tree": {**{key: json_schema(Tree)[key] for key in ("description", "type", "properties", "required")}}
-            | {"additionalProperties": False},
         },
     }

@@ -7,7 +7,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import pytest
 from gymnasium import spaces
+from msgspec.structs import replace
 from stable_baselines3 import PPO
 
 from sb3_clanker import ClankerError, ExportOptions, PolicyMetadata, export_policy, read_metadata
@@ -27,23 +28,19 @@ from sb3_clanker.errors import (
     SchemaVersionError,
 )
 from sb3_clanker.policy_file.container import join_container, split_container
-from sb3_clanker.policy_file.record import (
-    CONTRACT_KEYS,
-    CheckpointRecord,
-    NormalizationRecord,
-    PairedFile,
-    check_entries,
-    contract_entries,
-    parse,
-    stamp,
-)
+from sb3_clanker.policy_file.entries import CONTRACT_KEYS, check_entries, contract_entries
+from sb3_clanker.policy_file.reading import parse
+from sb3_clanker.policy_file.record import CheckpointRecord, NormalizationRecord, PairedFile
+from sb3_clanker.policy_file.seal import stamp
 from sb3_clanker.policy_file.spaces import BoxSpace, DiscreteSpace
 from sb3_clanker.policy_file.tensors import TensorSpec
 from sb3_clanker.report import CrossCheckRecord
+from tests.policy_file.sealing import SEAL_KEY, resealed
 from tests.worlds import BOX_ACTION, BOX_OBSERVATION, make_model
 
 ENTRIES = {"robot": "arm-3", "Ünïcode": "€ \n\0", "notes": "a careful person wrote this. " * 20}
 RECORD_KEY = "sb3_clanker"
+DAMAGED = "the file was changed or damaged after it was proven"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +59,8 @@ class File:
     metadata: PolicyMetadata
 
     def with_record(self, record: str) -> bytes:
-        """The file with another text for a record."""
-        return join_container(self.body, {**self.entries, RECORD_KEY: record})
+        """The file with another text for a record, and a seal that fits it."""
+        return resealed(self.body, {**self.entries, RECORD_KEY: record})
 
     def with_fields(self, **changes: object) -> bytes:
         """The file with some fields of its record changed."""
@@ -102,14 +99,6 @@ def write(tmp_path: Path) -> Callable[[bytes], Path]:
 Write = Callable[[bytes], Path]
 
 
-def metadata_or_error(path: Path) -> PolicyMetadata | ClankerError:
-    """What is read, or why it is not; any other error is passed on."""
-    try:
-        return read_metadata(path)
-    except ClankerError as error:
-        return error
-
-
 # What stands in a file ----------------------------------------------------------------------------------------------
 
 
@@ -126,7 +115,7 @@ def test_a_box_policy_has_the_nine_keys_of_the_contract(box: File) -> None:
         "batch_inference": "true",
     }
     found = {entry.key: entry.value for entry in onnx.load(box.path).metadata_props}
-    assert list(found) == [*expected, *ENTRIES, RECORD_KEY]
+    assert list(found) == [*expected, *ENTRIES, RECORD_KEY, SEAL_KEY]
     assert {key: found[key] for key in expected} == expected
     assert contract_entries(box.metadata) == expected
 
@@ -144,7 +133,7 @@ def test_a_discrete_policy_has_the_nine_keys_of_the_contract(discrete: File) -> 
         "batch_inference": "true",
     }
     found = {entry.key: entry.value for entry in onnx.load(discrete.path).metadata_props}
-    assert list(found) == [*expected, *ENTRIES, RECORD_KEY]
+    assert list(found) == [*expected, *ENTRIES, RECORD_KEY, SEAL_KEY]
     assert {key: found[key] for key in expected} == expected
     assert contract_entries(discrete.metadata) == expected
 
@@ -230,9 +219,7 @@ def test_a_record_with_every_field_filled_comes_back(box: File) -> None:
         entries={"another": "entry"},
     )
     for metadata in (full, replace(full, cross_check=None, entries={})):
-        read = parse(stamp(box.body, metadata)).metadata
-        assert read.provenance.seal != box.metadata.provenance.seal
-        assert read == replace(metadata, provenance=replace(metadata.provenance, seal=read.provenance.seal))
+        assert parse(stamp(box.body, metadata)).metadata == metadata
 
 
 def test_the_graph_stands_in_a_file_byte_for_byte(box: File) -> None:
@@ -243,11 +230,11 @@ def test_the_graph_stands_in_a_file_byte_for_byte(box: File) -> None:
 # The caller's own entries -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("key", [*CONTRACT_KEYS, RECORD_KEY])
+@pytest.mark.parametrize("key", [*CONTRACT_KEYS, RECORD_KEY, SEAL_KEY])
 def test_a_reserved_key_is_refused(key: str) -> None:
     with pytest.raises(ReservedMetadataKeyError, match=f"^The metadata key '{key}' is reserved") as raised:
         check_entries({"robot": "arm-3", key: "x"})
-    assert (raised.value.key, raised.value.reserved) == (key, (*CONTRACT_KEYS, RECORD_KEY))
+    assert (raised.value.key, raised.value.reserved) == (key, (*CONTRACT_KEYS, RECORD_KEY, SEAL_KEY))
     assert isinstance(raised.value, ValueError)
 
 
@@ -256,20 +243,55 @@ def test_entries_that_are_no_strings_are_refused() -> None:
         check_entries({"robot": 3})
 
 
-def test_the_callers_entries_may_change_afterwards(box: File, write: Write) -> None:
-    changed = {key: value for key, value in box.entries.items() if key not in ENTRIES} | {"site": "hall 2"}
-    assert read_metadata(write(join_container(box.body, changed))) == replace(box.metadata, entries={"site": "hall 2"})
+# The digest and the seal --------------------------------------------------------------------------------------------
 
 
-# The digest ---------------------------------------------------------------------------------------------------------
+def test_the_digest_is_that_of_the_graph_and_the_seal_that_of_all_bytes_before_it(box: File) -> None:
+    assert box.metadata.digest == f"sha256:{hashlib.sha256(box.body).hexdigest()}"
+    assert json.loads(box.entries[RECORD_KEY])["digest"] == box.metadata.digest
+    assert box.data[-64:].decode() == box.entries[SEAL_KEY] == hashlib.sha256(box.data[:-64]).hexdigest()
+    assert list(box.entries)[-1] == SEAL_KEY
 
 
-def test_the_digest_is_that_of_the_graph_and_the_seal_that_of_the_record(box: File) -> None:
-    document = json.loads(box.entries[RECORD_KEY])
-    assert document["digest"] == f"sha256:{hashlib.sha256(box.body).hexdigest()}" == box.metadata.digest
-    seal = document["provenance"]["seal"]
-    document["provenance"]["seal"] = ""
-    assert seal == f"sha256:{hashlib.sha256(json.dumps(document).encode()).hexdigest()}"
+def test_a_graph_of_any_size_is_hashed_alike(box: File, monkeypatch: pytest.MonkeyPatch) -> None:
+    for large in (0, 1 << 30):
+        monkeypatch.setattr("sb3_clanker.policy_file.seal._LARGE_BODY", large)
+        assert stamp(box.body, box.metadata) == box.data
+
+
+def test_a_file_without_its_seal_or_with_something_behind_it_is_refused(box: File, write: Write) -> None:
+    others = {key: value for key, value in box.entries.items() if key != SEAL_KEY}
+    moved = {SEAL_KEY: box.entries[SEAL_KEY], **others}
+    upper = {**others, SEAL_KEY: box.entries[SEAL_KEY].upper()}
+    for data in (
+        join_container(box.body, others),
+        join_container(box.body, moved),
+        join_container(box.body, upper),
+        join_container(box.data, {"site": "hall 2"}),
+    ):
+        with pytest.raises(PolicyFileError, match=DAMAGED):
+            read_metadata(write(data))
+
+
+@pytest.mark.parametrize("entries", [{}, {**ENTRIES, "robot": "arm-4"}, {**ENTRIES, "site": "hall 2"}], ids=len)
+def test_entries_of_the_caller_are_sealed_too(box: File, write: Write, entries: dict[str, str]) -> None:
+    others = {key: value for key, value in box.entries.items() if key not in ENTRIES and key != SEAL_KEY}
+    changed = {**others, **entries}
+    with pytest.raises(PolicyFileError, match=DAMAGED):
+        read_metadata(write(join_container(box.body, {**changed, SEAL_KEY: box.entries[SEAL_KEY]})))
+    assert read_metadata(write(resealed(box.body, changed))) == replace(box.metadata, entries=entries)
+
+
+def test_a_seal_that_fits_does_not_vouch_for_a_digest_that_does_not(box: File, discrete: File, write: Write) -> None:
+    for data in (resealed(discrete.body, box.entries), box.with_fields(digest=discrete.metadata.digest)):
+        with pytest.raises(PolicyFileError, match=DAMAGED):
+            read_metadata(write(data))
+
+
+def test_a_graph_behind_its_metadata_has_no_digest(box: File, write: Write) -> None:
+    entries = {key: value for key, value in box.entries.items() if key != SEAL_KEY}
+    with pytest.raises(PolicyFileError, match=DAMAGED):
+        read_metadata(write(resealed(join_container(b"", entries) + box.body, {})))
 
 
 def test_the_same_weights_have_the_same_digest(box: File, tmp_path: Path) -> None:
@@ -285,15 +307,6 @@ def test_another_weight_has_another_digest(box: File) -> None:
     raw[0] ^= 1
     weight.raw_data = bytes(raw)
     assert parse(stamp(model.SerializeToString(), box.metadata)).metadata.digest != box.metadata.digest
-
-
-def test_another_record_has_another_seal_and_another_entry_has_not(box: File) -> None:
-    def seal(metadata: PolicyMetadata) -> str:
-        return parse(stamp(box.body, metadata)).metadata.provenance.seal
-
-    trained = replace(box.metadata, training=replace(box.metadata.training, num_timesteps=1235))
-    assert seal(trained) != box.metadata.provenance.seal
-    assert seal(replace(box.metadata, entries={})) == box.metadata.provenance.seal
 
 
 # Files that are no policies -----------------------------------------------------------------------------------------
@@ -374,25 +387,14 @@ def test_a_flipped_bit_in_a_weight_is_found(box: File, write: Write) -> None:
         assert raised.value.path == path
 
 
-def test_a_flipped_bit_anywhere_but_in_an_entry_of_the_caller_is_found(box: File, write: Write) -> None:
-    own = join_container(b"", ENTRIES)
-    start = box.data.index(own)
+def test_a_flipped_bit_anywhere_is_found(box: File, write: Write) -> None:
     rng = np.random.default_rng(0)
-    found = passed = 0
     for flip in rng.choice(len(box.data) * 8, 300, replace=False):
         position, bit = divmod(int(flip), 8)
         data = bytearray(box.data)
         data[position] ^= 1 << bit
-        result = metadata_or_error(write(bytes(data)))
-        if isinstance(result, ClankerError):
-            found += 1
-            continue
-        passed += 1
-        assert start <= position < start + len(own), f"bit {bit} of byte {position}"
-        assert replace(result, entries=ENTRIES) == box.metadata
-        assert result.entries != ENTRIES
-    assert found > 200
-    assert passed > 10
+        with pytest.raises(PolicyFileError, match=r"damaged|there is no record"):
+            read_metadata(write(bytes(data)))
 
 
 def test_a_flipped_bit_in_a_flat_key_of_the_contract_is_found(box: File, write: Write) -> None:
@@ -407,7 +409,7 @@ def test_a_flipped_bit_in_a_flat_key_of_the_contract_is_found(box: File, write: 
 
 @pytest.mark.parametrize("key", CONTRACT_KEYS)
 def test_a_changed_flat_key_is_named(box: File, write: Write, key: str) -> None:
-    path = write(join_container(box.body, {**box.entries, key: "other"}))
+    path = write(resealed(box.body, {**box.entries, key: "other"}))
     problem = f"{key}: expected {box.entries[key]!r}, got 'other'"
     message = f"{path}: the record in the file is damaged:\n  {problem}"
     with pytest.raises(MetadataError, match=f"^{re.escape(message)}$") as raised:
@@ -417,15 +419,10 @@ def test_a_changed_flat_key_is_named(box: File, write: Write, key: str) -> None:
 
 
 def test_every_missing_flat_key_is_named(box: File, write: Write) -> None:
-    path = write(join_container(box.body, {RECORD_KEY: box.entries[RECORD_KEY]}))
+    path = write(resealed(box.body, {RECORD_KEY: box.entries[RECORD_KEY]}))
     with pytest.raises(MetadataError, match=r"clanker_policy_version: expected '1\.0\.0', got None") as raised:
         read_metadata(path)
     assert raised.value.problems == tuple(f"{key}: expected {box.entries[key]!r}, got None" for key in CONTRACT_KEYS)
-
-
-def test_a_record_of_another_policy_is_found(box: File, discrete: File, write: Write) -> None:
-    with pytest.raises(PolicyFileError, match="the file was changed or damaged after it was proven"):
-        read_metadata(write(join_container(discrete.body, box.entries)))
 
 
 # Damaged records ----------------------------------------------------------------------------------------------------
@@ -444,31 +441,30 @@ def refused(path: Path, *problems: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"algorithm": 3}, "algorithm: expected a string, got 3"),
-        ({"recurrent": "false"}, "recurrent: expected true or false, got 'false'"),
-        ({"opset_version": True}, "opset_version: expected an integer, got True"),
-        ({"inputs": {}}, "inputs: expected a list, got {}"),
-        ({"inputs": [1]}, "inputs[0]: expected an object, got 1"),
+        ({"algorithm": 3}, "algorithm: expected `str`, got `int`"),
+        ({"recurrent": "false"}, "recurrent: expected `bool`, got `str`"),
+        ({"opset_version": True}, "opset_version: expected `int`, got `bool`"),
+        ({"inputs": {}}, "inputs: expected `array`, got `object`"),
+        ({"inputs": [1]}, "inputs[0]: expected `object`, got `int`"),
         (
             {"training": {"num_timesteps": 1.5, "mean_reward": None}},
-            "training.num_timesteps: expected an integer, got 1.5",
+            "training.num_timesteps: expected `int`, got `float`",
         ),
-        ({"training": {"num_timesteps": 1}}, "training.mean_reward: missing"),
+        ({"training": {"num_timesteps": 1}}, "training: object missing required field `mean_reward`"),
         (
             {"action_space": {"type": "Tuple"}},
-            "action_space: expected BoxSpace or DiscreteSpace or MultiDiscreteSpace or MultiBinarySpace, "
-            "got {'type': 'Tuple'}",
+            "action_space.type: invalid value 'Tuple'",
         ),
         (
             {"action_space": {"type": "Discrete", "n": "2", "shape": [], "dtype": "int64"}},
-            "action_space.n: expected an integer, got '2'",
+            "action_space.n: expected `int`, got `str`",
         ),
         (
             {"observation_space": {"type": "Dict", "spaces": {"a": {"type": "Dict", "spaces": {}}}}},
-            "observation_space.spaces['a']: expected BoxSpace or DiscreteSpace or MultiDiscreteSpace or "
-            "MultiBinarySpace, got {'type': 'Dict'}",
+            "observation_space.spaces[...].type: invalid value 'Dict'",
         ),
-        ({"extra": 1}, "extra: unknown field"),
+        ({"extra": 1}, "object contains unknown field `extra`"),
+        ({"provenance": {}}, "provenance: object missing required field `created`"),
     ],
     ids=str,
 )
@@ -476,16 +472,13 @@ def test_a_field_of_the_wrong_type_is_named(box: File, write: Write, changes: di
     refused(write(box.with_fields(**changes)), problem)
 
 
-def test_every_bad_field_is_named_at_once(box: File, write: Write) -> None:
-    path = write(box.with_fields(algorithm=None, digest=1, provenance={"created": 1, "versions": {"python": 3}}))
-    refused(
-        path,
-        "algorithm: expected a string, got None",
-        "provenance.created: expected a string, got 1",
-        "provenance.versions['python']: expected a string, got 3",
-        "provenance.seal: missing",
-        "digest: expected a string, got 1",
-    )
+def test_a_missing_field_is_named_though_it_has_a_default(box: File, write: Write) -> None:
+    document = json.loads(box.entries[RECORD_KEY])
+    for name in ("sampling", "frame_stacks", "cross_check", "checkpoint", "latency"):
+        others = {key: value for key, value in document.items() if key != name}
+        refused(write(box.with_record(json.dumps(others))), f"object missing required field `{name}`")
+    del document["inputs"][0]["divisor"]
+    refused(write(box.with_record(json.dumps(document))), "inputs[0]: object missing required field `divisor`")
 
 
 @pytest.mark.parametrize("record", ["", "{", "not JSON", "{'schema_version': 1}", '{"schema_version": 1} more'])
@@ -518,7 +511,7 @@ def test_a_record_is_never_written_with_a_number_that_json_does_not_have(box: Fi
 def test_a_number_that_no_float_holds_is_refused(box: File, write: Write) -> None:
     assert isinstance(box.metadata.cross_check, CrossCheckRecord)
     check = json.loads(box.entries[RECORD_KEY])["cross_check"]
-    with pytest.raises(MetadataError, match=r"cross_check\.atol: expected a number"):
+    with pytest.raises(MetadataError, match=r"cross_check\.atol: number out of range"):
         read_metadata(write(box.with_fields(cross_check={**check, "atol": 10**400})))
 
 
@@ -585,7 +578,6 @@ def test_a_record_without_a_schema_version_is_refused(box: File, write: Write) -
 
 def test_a_record_of_a_huge_action_is_refused(box: File) -> None:
     document = json.loads(box.entries[RECORD_KEY])
-    document |= {"action_space": {**document["action_space"], "shape": [10**18]}, "digest": ""}
-    digest = hashlib.sha256(box.body + json.dumps(document).encode()).hexdigest()
+    document |= {"action_space": {**document["action_space"], "shape": [10**18]}}
     with pytest.raises(PolicyFileError, match="damaged"):
-        parse(box.with_record(json.dumps({**document, "digest": f"sha256:{digest}"})))
+        parse(box.with_record(json.dumps(document)))

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 import pytest
 from gymnasium import spaces
+from msgspec.structs import replace
 from onnx import numpy_helper
 from stable_baselines3 import PPO
 
@@ -31,7 +32,9 @@ from sb3_clanker.errors import (
 )
 from sb3_clanker.policy_file import vectors
 from sb3_clanker.policy_file.container import split_container
-from sb3_clanker.policy_file.record import parse, stamp
+from sb3_clanker.policy_file.documents import decode
+from sb3_clanker.policy_file.reading import parse
+from sb3_clanker.policy_file.seal import stamp
 from sb3_clanker.policy_file.vectors import TestVectors, encode_vectors, read_vectors
 from sb3_clanker.runtime.check_vectors import check_vectors
 from tests.integration.test_reading_side import run as run_without_training_side
@@ -141,11 +144,7 @@ def test_more_than_a_reader_takes_are_not_written(file: File, monkeypatch: pytes
 
 def read_or_fail(file: File) -> TestVectors:
     """The vectors, whatever the limit on their file is."""
-    from sb3_clanker.policy_file.schema import from_json
-
-    read = from_json(TestVectors, file.document, [])
-    assert read is not None
-    return read
+    return decode(TestVectors, file.document)
 
 
 # What cannot be read ------------------------------------------------------------------------------------------------
@@ -177,20 +176,20 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "a version as text": (_change("format_version", to="1"), "format_version is '1', expected 1"),
     "a version as true": (_change("format_version", to=True), "format_version is True, expected 1"),
     "a version as a float": (_change("format_version", to=1.0), r"format_version is 1\.0, expected 1"),
-    "no digest": (_drop("digest"), "digest: missing"),
-    "a digest as number": (_change("digest", to=5), "digest: expected a string, got 5"),
-    "an unknown field": (_change("more", to=1), "more: unknown field"),
-    "inputs as an object": (_change("inputs", to={}), "inputs: expected a list"),
+    "no digest": (_drop("digest"), "damaged: object missing required field `digest`"),
+    "a digest as number": (_change("digest", to=5), "digest: expected `str`, got `int`"),
+    "an unknown field": (_change("more", to=1), "damaged: object contains unknown field `more`"),
+    "inputs as an object": (_change("inputs", to={}), "inputs: expected `array`, got `object`"),
     "an unknown type": (
         _change("inputs", 0, "dtype", to="int64"),
-        r"inputs\[0\]\.dtype: expected 'float32' or 'uint8'",
+        r"inputs\[0\]\.dtype: invalid enum value 'int64'",
     ),
-    "a shape as text": (_change("inputs", 0, "shape", to="3"), r"inputs\[0\]\.shape: expected a list"),
-    "a dynamic shape": (_change("inputs", 0, "shape", 0, to="batch"), r"inputs\[0\]\.shape\[0\]: expected an integer"),
+    "a shape as text": (_change("inputs", 0, "shape", to="3"), r"inputs\[0\]\.shape: expected `array`, got `str`"),
+    "a dynamic shape": (_change("inputs", 0, "shape", 0, to="batch"), r"inputs\[0\]\.shape\[0\]: expected `int`"),
     "a negative shape": (_change("inputs", 1, "shape", to=[-1, -1]), r"'gear' has the shape \(-1, -1\)"),
-    "cases as text": (_change("cases", to="none"), "cases: expected a list"),
+    "cases as text": (_change("cases", to="none"), "cases: expected `array`, got `str`"),
     "no cases": (_change("cases", to=[]), "cases: there are none"),
-    "a case without outputs": (_drop("cases", 2, "outputs"), r"cases\[2\]\.outputs: missing"),
+    "a case without outputs": (_drop("cases", 2, "outputs"), r"cases\[2\]: object missing required field `outputs`"),
     "a case without an input": (_drop("cases", 2, "inputs", "gear"), r"cases\[2\]: expected as many values as"),
     "a case with another input": (_change("cases", 1, "inputs", "x", to=[1.0]), r"cases\[1\]: expected as many values"),
     "a value too few": (_drop("cases", 1, "inputs", "joints", 0), r"cases\[1\]: expected as many values as"),
@@ -198,8 +197,14 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "a tolerance too few": (_drop("outputs", 0, "atol", 0), r"outputs: 'action' has 1 tolerances for \(1, 2\)"),
     "a negative tolerance": (_change("outputs", 0, "atol", 0, to=-1.0), "'action' has a tolerance that is negative or"),
     "a relative tolerance below 0": (_change("outputs", 0, "rtol", to=-0.1), "'action' has a tolerance that is negat"),
-    "a value as text": (_change("cases", 0, "inputs", "joints", 0, to="0"), r"joints'\]\[0\]: expected a number or"),
-    "a value as null": (_change("cases", 0, "outputs", "action", 0, to=None), r"action'\]\[0\]: expected a number"),
+    "a value as text": (
+        _change("cases", 0, "inputs", "joints", 0, to="0"),
+        r"inputs\[\.\.\.\]\[0\]: expected `",
+    ),
+    "a value as null": (
+        _change("cases", 0, "outputs", "action", 0, to=None),
+        r"outputs\[\.\.\.\]\[0\]: expected `",
+    ),
     "a byte of 256": (_change("cases", 0, "inputs", "camera", 0, to=256), r"'camera'\]: a value is not uint8"),
     "a byte below 0": (_change("cases", 0, "inputs", "camera", 0, to=-1), r"'camera'\]: a value is not uint8"),
     "half a byte": (_change("cases", 0, "inputs", "camera", 0, to=0.5), r"'camera'\]: a value is not uint8"),
@@ -209,7 +214,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "an answer beyond float32": (_change("cases", 0, "outputs", "action", 0, to=-1e39), "a value is not float32"),
     "a number without end": (
         _change("cases", 0, "outputs", "action", 0, to=10**400),
-        "expected a number of the size of",
+        r"cases\[0\]\.outputs\[\.\.\.\]\[0\]: number out of range",
     ),
 }
 
@@ -401,7 +406,7 @@ def test_the_command_line_writes_and_checks_vectors(tmp_path: Path, capsys: Capt
         (_change("digest", to="sha256:0"), "they were written for another file, whose digest is sha256:0"),
         (_change("cases", 3, "outputs", "action", 0, to=7.0), "in case 3, action is"),
         (_change("format_version", to=9), "format_version is 9, expected 1"),
-        (_drop("cases"), "cases: missing"),
+        (_drop("cases"), "object missing required field `cases`"),
     ],
 )
 def test_the_command_line_refuses_in_one_line(

@@ -18,7 +18,7 @@ from stable_baselines3 import PPO
 
 from sb3_clanker.export.calls import export_policy
 from sb3_clanker.options import ExportOptions
-from sb3_clanker.policy_file.record import CONTRACT_KEYS
+from sb3_clanker.policy_file.entries import CONTRACT_KEYS
 from sb3_clanker.proof.contract import contract_problems
 from tests.worlds import make_model
 
@@ -45,7 +45,7 @@ def test_the_nine_keys_are_those_of_the_reference_export(cartpole: Path) -> None
         "deterministic_mode": "false",
         "batch_inference": "true",
     }
-    assert set(entries) == {*CONTRACT_KEYS, "sb3_clanker"}
+    assert set(entries) == {*CONTRACT_KEYS, "sb3_clanker", "sb3_clanker_seal"}
     assert json.loads(entries["sb3_clanker"])["algorithm"] == "PPO"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import onnx
 import pytest
 import torch as th
 from gymnasium import spaces
+from msgspec.structs import replace
 from onnx import TensorProto, helper, numpy_helper
 from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -19,7 +19,8 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_clanker.errors import ClankerError, ValidationError
 from sb3_clanker.export.exporter import Exporter, ProvenPolicy
 from sb3_clanker.options import ExportOptions
-from sb3_clanker.policy_file.record import PolicyMetadata, stamp
+from sb3_clanker.policy_file.record import PolicyMetadata
+from sb3_clanker.policy_file.seal import stamp
 from sb3_clanker.proof.stages import prove
 from sb3_clanker.proof.subject import Subject
 from sb3_clanker.report import ValidationReport

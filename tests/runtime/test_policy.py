@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from gymnasium import spaces
+from msgspec.structs import replace
 from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -20,7 +21,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from sb3_clanker import ClankerError, OnnxPolicy, export_policy
 from sb3_clanker.errors import MissingFileError, ObservationError, PolicyFileError, StochasticActionError
 from sb3_clanker.policy_file.container import split_container
-from sb3_clanker.policy_file.record import PolicyMetadata, stamp
+from sb3_clanker.policy_file.record import PolicyMetadata
+from sb3_clanker.policy_file.seal import stamp
 from sb3_clanker.policy_file.spaces import BoxSpace
 from tests.worlds import (
     BOX_ACTION,

@@ -27,7 +27,8 @@ from sb3_clanker.errors import (
     OptionError,
     UnmatchedFilesError,
 )
-from sb3_clanker.policy_file.record import NormalizationRecord, PairedFile, read_metadata
+from sb3_clanker.policy_file.reading import read_metadata
+from sb3_clanker.policy_file.record import NormalizationRecord, PairedFile
 from sb3_clanker.run_folder.identity import require_matched
 from sb3_clanker.sb3.normalization import Normalization, load_statistics, resolve_normalization
 from tests.worlds import BOX_ACTION, UNBOUNDED_OBSERVATION, make_env, make_model

@@ -6,7 +6,7 @@ import copy
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import onnxruntime
 import pytest
 import torch as th
 from gymnasium import spaces
+from msgspec.structs import replace
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.preprocessing import is_image_space
@@ -33,8 +34,8 @@ from sb3_clanker import (
 from sb3_clanker.actor.observation import ObservationInput
 from sb3_clanker.cli.main import main
 from sb3_clanker.errors import ObservationError, OptionError, TargetError, ValidationError
+from sb3_clanker.policy_file.documents import encode
 from sb3_clanker.policy_file.record import FrameStackRecord
-from sb3_clanker.policy_file.schema import to_json
 from sb3_clanker.policy_file.spaces import DiscreteSpace, ObservationSpace, describe_space
 from sb3_clanker.policy_file.tensors import TensorSpec
 from sb3_clanker.policy_file.vectors import read_vectors
@@ -652,7 +653,7 @@ def test_inspect_gives_the_same_as_json(vector: File, refused: Path, capsys: Cap
     for path, code in ((vector.path, 0), (refused, 1)):
         assert _run("inspect", path, "--target", "clankers", "--json") == code
         captured = capsys.readouterr()
-        assert json.loads(captured.out) == to_json(check_target(read_metadata(path), "clankers"))
+        assert json.loads(captured.out) == json.loads(encode(check_target(read_metadata(path), "clankers")))
         assert bool(captured.err) == bool(code)
 
 

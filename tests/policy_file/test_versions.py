@@ -1,0 +1,76 @@
+"""A file of each version of the record, which the reader reads today and goes on reading."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sb3_clanker import OnnxPolicy, PolicyMetadata, read_metadata
+from sb3_clanker.errors import SchemaVersionError
+from sb3_clanker.policy_file import reading
+from sb3_clanker.policy_file.record import SCHEMA_VERSION
+
+FOLDER = Path(__file__).parent
+FIRST = FOLDER / "version_1.onnx"
+NEWEST = FOLDER / f"version_{SCHEMA_VERSION}.onnx"
+OBSERVATION = {"arm": np.array([0.5, -0.5], np.float32), "mode": np.array(1)}
+
+
+def test_there_is_a_file_of_every_version() -> None:
+    names = [f"version_{version}.onnx" for version in range(1, SCHEMA_VERSION + 1)]
+    assert sorted(path.name for path in FOLDER.glob("version_*.onnx")) == names, "make version writes one"
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("version_*.onnx")), ids=lambda path: path.stem)
+def test_the_file_of_each_version_is_read_and_runs(path: Path) -> None:
+    metadata = read_metadata(path)
+    assert metadata.schema_version == SCHEMA_VERSION
+    assert metadata.algorithm == "PPO"
+    assert metadata.checkpoint is not None
+    assert metadata.entries == {"robot": "arm-3"}
+    action, _ = OnnxPolicy(path).predict(OBSERVATION)
+    assert action.shape == (1,)
+
+
+class _NextMetadata(PolicyMetadata, frozen=True, kw_only=True):
+    """The record of the next version: ``site`` is new, and ``control_period`` is in milliseconds."""
+
+    site: str
+
+
+def _upgrade(record: dict[str, Any]) -> dict[str, Any]:
+    period = record["control_period"]
+    return {**record, "control_period": None if period is None else 1e3 * period, "site": "unknown"}
+
+
+@pytest.fixture
+def bumped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package after its next change of the record: the Struct, the version, and one step for the reader."""
+    monkeypatch.setattr(reading, "PolicyMetadata", _NextMetadata)
+    monkeypatch.setattr(reading, "SCHEMA_VERSION", SCHEMA_VERSION + 1)
+    monkeypatch.setitem(reading.UPGRADES, SCHEMA_VERSION, _upgrade)
+
+
+@pytest.mark.usefixtures("bumped")
+def test_the_reader_of_the_next_version_reads_a_file_of_the_first() -> None:
+    metadata = read_metadata(FIRST)
+    assert isinstance(metadata, _NextMetadata)
+    assert (metadata.schema_version, metadata.site, metadata.control_period) == (SCHEMA_VERSION + 1, "unknown", 20.0)
+    action, _ = OnnxPolicy(FIRST).predict(OBSERVATION)
+    assert action.shape == (1,)
+
+
+@pytest.mark.usefixtures("bumped")
+def test_the_next_reader_refuses_what_it_has_no_step_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(reading.UPGRADES, SCHEMA_VERSION)
+    with pytest.raises(SchemaVersionError, match=r"of the record is unknown.* Export the policy again"):
+        read_metadata(NEWEST)
+
+
+def test_this_reader_refuses_a_file_of_the_next_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "SCHEMA_VERSION", SCHEMA_VERSION - 1)
+    with pytest.raises(SchemaVersionError, match=r"of the record is unknown.* Upgrade sb3-clanker"):
+        read_metadata(NEWEST)
