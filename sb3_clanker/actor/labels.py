@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from sb3_clanker.errors import OptionError
 from sb3_clanker.options import ExportOptions
-from sb3_clanker.policy_file.spaces import DictSpace, DiscreteSpace, LeafSpace, ObservationSpace
+from sb3_clanker.policy_file.spaces import LeafSpace, ObservationSpace
 from sb3_clanker.policy_file.tensors import TensorSpec
 
 
@@ -19,8 +18,7 @@ def label_observations(
 
     :raises OptionError: not one label for each component, or a key that the space does not have
     """
-    leaves: dict[str | None, LeafSpace] = {}
-    leaves.update(space.spaces.items() if isinstance(space, DictSpace) else [(None, space)])
+    leaves = space.leaves()
     names = _by_key("observation_names", options.observation_names, leaves)
     units = _by_key("observation_units", options.observation_units, leaves)
     return tuple(replace(spec, names=names.get(spec.key), units=units.get(spec.key)) for spec in specs)
@@ -51,7 +49,6 @@ def _by_key(
 def _checked(option: str, labels: Sequence[str] | None, space: LeafSpace) -> tuple[str, ...] | None:
     if labels is None:
         return None
-    expected = space.n if isinstance(space, DiscreteSpace) else math.prod(space.shape)
-    if len(labels) != expected:
-        raise OptionError(option, list(labels), f"{expected} labels, one for each component, not {len(labels)}")
+    if len(labels) != space.n_labels:
+        raise OptionError(option, list(labels), f"{space.n_labels} labels, one for each component, not {len(labels)}")
     return tuple(labels)

@@ -19,7 +19,6 @@ from sb3_clanker.errors import ClankerError, PublicationError, TargetError
 from sb3_clanker.policy_file.json_schema import document_schema
 from sb3_clanker.policy_file.record import PolicyMetadata, parse, read_file, read_metadata
 from sb3_clanker.policy_file.schema import to_json
-from sb3_clanker.policy_file.spaces import DictSpace, ObservationSpace
 from sb3_clanker.policy_file.tensors import TensorSpec
 from sb3_clanker.policy_file.vectors import read_vectors
 from sb3_clanker.run_folder.identity import require_matched
@@ -150,8 +149,8 @@ def _summary(metadata: PolicyMetadata) -> list[tuple[str, str]]:
     lines = [
         ("policy", f"{metadata.algorithm} ({metadata.policy_class})"),
         ("trained", f"{training.num_timesteps:,} timesteps{reward}"),
-        ("observation space", _describe_space(metadata.observation_space)),
-        ("action space", _describe_space(metadata.action_space)),
+        ("observation space", str(metadata.observation_space)),
+        ("action space", str(metadata.action_space)),
         *(("input", _describe_tensor(spec)) for spec in metadata.inputs),
         *(("output", _describe_tensor(spec)) for spec in metadata.outputs),
         ("normalization", metadata.normalization.status),
@@ -167,12 +166,6 @@ def _summary(metadata: PolicyMetadata) -> list[tuple[str, str]]:
             ("proven", f"{check.n_observations} observations, largest difference {check.max_difference:.2g}"),
         )
     return lines
-
-
-def _describe_space(space: ObservationSpace) -> str:
-    if isinstance(space, DictSpace):
-        return "Dict(" + ", ".join(f"{key}: {_describe_space(leaf)}" for key, leaf in space.spaces.items()) + ")"
-    return f"{space.type} {space.dtype} {list(space.shape)}"
 
 
 def _describe_tensor(spec: TensorSpec) -> str:

@@ -31,7 +31,7 @@ from sb3_clanker.paths import is_file, local_path
 from sb3_clanker.policy_file.consistency import contradictions
 from sb3_clanker.policy_file.container import MalformedContainerError, join_container, split_container
 from sb3_clanker.policy_file.schema import from_json, parse_json, to_json
-from sb3_clanker.policy_file.spaces import LeafSpace, ObservationSpace, action_dim
+from sb3_clanker.policy_file.spaces import LeafSpace, ObservationSpace
 from sb3_clanker.policy_file.tensors import Sampling, TensorSpec
 from sb3_clanker.report import CrossCheckRecord, LatencyRecord
 
@@ -197,7 +197,7 @@ class PolicyMetadata:
 
 def contract_entries(metadata: PolicyMetadata) -> dict[str, str]:
     """The nine flat keys of the clanker policy contract, every value a string."""
-    dim = action_dim(metadata.action_space)
+    dim = metadata.action_space.n_elements
     values = (
         CONTRACT_VERSION,
         json.dumps(to_json(metadata.action_space)),

@@ -12,13 +12,13 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch as th
-from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_clanker.actor.extra_outputs import Further
+from sb3_clanker.policy_file.spaces import describe_space, leaf_spaces
 from sb3_clanker.proof.probes import Batch, batch_size, take
 from sb3_clanker.sb3.compiled import eager
 from sb3_clanker.sb3.copying import copy_policy
@@ -61,6 +61,7 @@ class Reference:
     :param further: what else the policy is asked to tell
     :param stacks: how frames are stacked; where that happens after VecNormalize, it gets one frame at a time
     :param apart: how far a copy that is asked is from the policy itself, None where the policy is asked
+    :ivar action_space: action space of the policy
     """
 
     def __init__(
@@ -77,11 +78,7 @@ class Reference:
         self._model, self._vec_normalize = model, vec_normalize
         self._stacks = {key: stack for key, stack in stacks.items() if stack.after_normalization}
         self._predictor = predictor
-
-    @property
-    def action_space(self) -> spaces.Space[Any]:
-        """Action space of the policy."""
-        return self._model.policy.action_space
+        self.action_space = describe_space(model.policy.action_space, "action")
 
     def predict(self, observation: Batch, **context: Any) -> Prediction:
         """Actions for raw observations, single or in a batch, and the next state, as Stable-Baselines3 returns them.
@@ -179,15 +176,11 @@ def seen_observations(model: BaseAlgorithm, vec_normalize: VecNormalize | None, 
 
 def _latest(latest: Batch | None, model: BaseAlgorithm) -> Batch | None:
     """The latest observations, unless a wrapper around VecNormalize gave them another shape."""
-    space = model.policy.observation_space
-    if latest is None or isinstance(space, spaces.Dict) != isinstance(latest, dict):
+    if latest is None:
         return None
-    if isinstance(latest, dict) and isinstance(space, spaces.Dict):
-        fits = set(latest) == set(space.spaces) and all(
-            latest[key].shape[1:] == leaf.shape for key, leaf in space.spaces.items()
-        )
-        return latest if fits else None
-    return latest if not isinstance(latest, dict) and latest.shape[1:] == space.shape else None
+    shapes = {key: leaf.shape for key, leaf in leaf_spaces(model.policy.observation_space).items()}
+    rows: dict[Any, NDArray[Any]] = latest if isinstance(latest, dict) else {None: latest}
+    return latest if {key: of_key.shape[1:] for key, of_key in rows.items()} == shapes else None
 
 
 def _buffered(model: BaseAlgorithm, vec_normalize: VecNormalize | None) -> Batch | None:
@@ -200,11 +193,12 @@ def _buffered(model: BaseAlgorithm, vec_normalize: VecNormalize | None) -> Batch
     filled = len(buffer.observations) if buffer.full else buffer.pos
     if filled == 0:
         return None
-    space, stored = model.policy.observation_space, buffer.observations
-    if isinstance(space, spaces.Dict):
-        return {key: stored[key][:filled].reshape(-1, *(leaf.shape or ())) for key, leaf in space.spaces.items()}
-    rows: NDArray[Any] = stored[:filled].reshape(-1, *(space.shape or ()))
-    return rows
+    stored = buffer.observations if isinstance(buffer.observations, dict) else {None: buffer.observations}
+    rows: dict[Any, NDArray[Any]] = {
+        key: stored[key][:filled].reshape(-1, *(leaf.shape or ()))
+        for key, leaf in leaf_spaces(model.policy.observation_space).items()
+    }
+    return rows.get(None, rows)
 
 
 def _concatenate(batches: list[Any]) -> Batch:

@@ -22,7 +22,7 @@ from sb3_clanker.errors import (
 from sb3_clanker.paths import local_path
 from sb3_clanker.policy_file.container import MalformedContainerError, split_container
 from sb3_clanker.policy_file.record import PolicyMetadata, parse, read_file
-from sb3_clanker.policy_file.spaces import DictSpace, LeafSpace, to_gymnasium
+from sb3_clanker.policy_file.spaces import LeafSpace
 from sb3_clanker.policy_file.tensors import BATCH, TensorSpec
 from sb3_clanker.runtime.sampling import make_sampler
 from sb3_clanker.runtime.screening import HostileGraphError, screen
@@ -99,12 +99,12 @@ class OnnxPolicy:
     @property
     def observation_space(self) -> spaces.Space[Any]:
         """Space of the raw observations, built on demand (needs gymnasium)."""
-        return to_gymnasium(self.metadata.observation_space)
+        return self.metadata.observation_space.to_gymnasium()
 
     @property
     def action_space(self) -> spaces.Space[Any]:
         """Space of the actions, built on demand (needs gymnasium)."""
-        return to_gymnasium(self.metadata.action_space)
+        return self.metadata.action_space.to_gymnasium()
 
     def predict(
         self,
@@ -259,12 +259,12 @@ def _one_line(error: Exception) -> str:
 
 def _encoder(metadata: PolicyMetadata) -> Callable[[Observation], _Encoded]:
     """What turns an observation into the inputs of the graph, decided once."""
-    space = metadata.observation_space
-    inputs = [spec for spec in metadata.inputs if spec.role == "observation"]
-    if not isinstance(space, DictSpace):
-        return _leaf_encoder(inputs[0], space)
+    observed = {spec.key: spec for spec in metadata.inputs if spec.role == "observation"}
+    spaces = metadata.observation_space.leaves()
+    if None in spaces:
+        return _leaf_encoder(observed[None], spaces[None])
 
-    leaves = {spec.key: _leaf_encoder(spec, space.spaces[spec.key]) for spec in inputs if spec.key is not None}
+    leaves = {str(key): _leaf_encoder(spec, spaces[key]) for key, spec in observed.items()}
 
     def encode(observation: Observation) -> _Encoded:
         if not isinstance(observation, Mapping) or set(observation) != set(leaves):

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
-from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack, VecNormalize, VecTransposeImage
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvWrapper
 from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
@@ -77,7 +76,7 @@ def _transposed_keys(wrappers: list[VecEnv]) -> set[str | None]:
     keys: set[str | None] = set()
     for wrapper in wrappers:
         if isinstance(wrapper, VecTransposeImage) and not wrapper.skip:
-            keys |= set(wrapper.image_space_keys) if isinstance(wrapper.observation_space, spaces.Dict) else {None}
+            keys |= set(vars(wrapper).get("image_space_keys", {None}))  # it has them for a Dict space alone
     return keys
 
 

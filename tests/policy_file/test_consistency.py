@@ -27,7 +27,6 @@ from sb3_clanker.policy_file.spaces import (
     MultiBinarySpace,
     MultiDiscreteSpace,
     ObservationSpace,
-    action_dim,
     describe_space,
 )
 from sb3_clanker.policy_file.tensors import TensorSpec
@@ -52,7 +51,7 @@ def _found(
 
 
 def _action(space: LeafSpace) -> tuple[TensorSpec, ...]:
-    return (replace(ACTION, shape=("batch", action_dim(space))),)
+    return (replace(ACTION, shape=("batch", space.n_elements)),)
 
 
 # Sound records ------------------------------------------------------------------------------------------------------
