@@ -62,18 +62,13 @@ class Actor(nn.Module):
         self.action_dim = self.action_space.n_elements
 
         leaves = observation_inputs(
-            policy.observation_space, statistics, options.channels_last, feeds_unit_images(options.target)
+            self.observation_space, statistics, options.channels_last, feeds_unit_images(options.target)
         )
         self.observation = nn.ModuleList(leaves)
         observed = label_observations([leaf.spec for leaf in leaves], self.observation_space, options)
         self.inputs = (*observed, *self._further_inputs(), *unused_inputs(options.target, observed))
-        action = TensorSpec(
-            name="action",
-            dtype="float32",
-            shape=(BATCH, self.action_dim),
-            role="action",
-            meaning=self.action_space.action_meaning,
-        )
+        shape, meaning = (BATCH, self.action_dim), self.action_space.action_meaning
+        action = TensorSpec(name="action", dtype="float32", shape=shape, role="action", meaning=meaning)
         self.further = further_outputs(policy, tuple(options.further_outputs), self.action_space, self.recurrent)
         self.outputs = (label_action(action, self.action_space, options), *self._next_state(), *self.further.specs)
         if self.action_space.is_continuous:
@@ -147,15 +142,9 @@ class MaskableActor(Actor):
         return {"action_masks": action_masks}
 
     def _further_inputs(self) -> tuple[TensorSpec, ...]:
-        return (
-            TensorSpec(
-                name="action_masks",
-                dtype="bool",
-                shape=(BATCH, sum(self.action_space.choices)),
-                role="action_masks",
-                meaning="true for each choice that is allowed, one dimension of the action after another",
-            ),
-        )
+        shape = (BATCH, sum(self.action_space.choices))
+        meaning = "true for each choice that is allowed, one dimension of the action after another"
+        return (TensorSpec(name="action_masks", dtype="bool", shape=shape, role="action_masks", meaning=meaning),)
 
 
 class RecurrentActor(Actor):
@@ -181,13 +170,8 @@ class RecurrentActor(Actor):
         return (self._finish(action), *state)
 
     def _further_inputs(self) -> tuple[TensorSpec, ...]:
-        reset = TensorSpec(
-            name="episode_start",
-            dtype="float32",
-            shape=(BATCH,),
-            role="episode_start",
-            meaning="1 at the first step of an episode, which resets the state before it, else 0",
-        )
+        meaning = "1 at the first step of an episode, which resets the state before it, else 0"
+        reset = TensorSpec(name="episode_start", dtype="float32", shape=(BATCH,), role="episode_start", meaning=meaning)
         return (*self._state("in", "the state that the last step gave, zeros before the first"), reset)
 
     def _next_state(self) -> tuple[TensorSpec, ...]:

@@ -62,9 +62,7 @@ def further_outputs(policy: BasePolicy, names: tuple[FurtherOutput, ...], space:
         elif name == "value":
             specs.append(_spec("value", 1, "estimate of the discounted return from here on"))
         else:
-            specs.append(
-                _spec("q_values", space.widths["categorical"], "estimate of the discounted return after each action")
-            )
+            specs.append(_spec("q_values", sum(space.choices), "estimate of the discounted return after each action"))
     return Further(names=names, specs=tuple(specs), sampling=sampling)
 
 
@@ -74,7 +72,7 @@ def _can(policy: Any, name: FurtherOutput, space: LeafSpace, recurrent: bool) ->
         return has_one and _sampling(policy) in space.widths
     if name == "value":  # the critic of a recurrent policy has a state of its own, which predict() does not carry
         return hasattr(policy, "predict_values") and not recurrent
-    return "categorical" in space.widths and (hasattr(policy, "q_net") or hasattr(policy, "quantile_net"))
+    return hasattr(policy, "q_net") or hasattr(policy, "quantile_net")
 
 
 def _sampling(policy: Any) -> Sampling:
@@ -85,16 +83,11 @@ def _sampling(policy: Any) -> Sampling:
 
 
 def _distribution_specs(policy: BasePolicy, sampling: Sampling, width: int) -> list[TensorSpec]:
-    if sampling in ("categorical", "bernoulli"):
-        return [
-            _spec(
-                "action_logits",
-                width,
-                "log-odds of each element being 1"
-                if sampling == "bernoulli"
-                else "log-probability of each choice, one dimension of the action after another",
-            )
-        ]
+    if sampling == "bernoulli":
+        return [_spec("action_logits", width, "log-odds of each element being 1")]
+    if sampling == "categorical":
+        meaning = "log-probability of each choice, one dimension of the action after another"
+        return [_spec("action_logits", width, meaning)]
     after = "tanh and unscaling" if policy.squash_output else "clipping"
     return [
         _spec("action_mean", width, f"mean of the Gaussian, before {after}"),

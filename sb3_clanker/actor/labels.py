@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from sb3_clanker.errors import OptionError
 from sb3_clanker.options import ExportOptions
@@ -38,8 +39,7 @@ def _by_key(
 ) -> dict[str | None, tuple[str, ...] | None]:
     if labels is None:
         return {}
-    by_key: dict[str | None, Sequence[str]] = {}
-    by_key.update(labels.items() if isinstance(labels, Mapping) else [(None, labels)])
+    by_key: dict[Any, Sequence[str]] = dict(labels) if isinstance(labels, Mapping) else {None: labels}
     if unknown := [key for key in by_key if key not in leaves]:
         expected = "a sequence" if None in leaves else f"a mapping with keys among {sorted(map(str, leaves))}"
         raise OptionError(option, labels, f"{expected}, not one for {unknown[0]!r}")

@@ -19,7 +19,7 @@ from torch import nn
 
 from sb3_clanker.actor.normalize import Normalize
 from sb3_clanker.errors import NormalizationError, PrecisionError, PrecisionWarning
-from sb3_clanker.policy_file.spaces import LeafSpace, describe_space, leaf_spaces
+from sb3_clanker.policy_file.spaces import LeafSpace, ObservationSpace, describe_space
 from sb3_clanker.policy_file.tensors import BATCH, LARGEST_BYTE, Layout, TensorSpec
 from sb3_clanker.sb3.statistics import Statistics
 from sb3_clanker.targets.clankers import IMAGE
@@ -46,7 +46,6 @@ class ObservationInput(nn.Module):
     :param key: its key in a Dict space, or None
     :param name: name of the input
     :param space: space of the leaf, as the policy has it
-    :param is_image: whether Stable-Baselines3 takes it for an image
     :param statistics: what VecNormalize knows of it, or None
     :param channels_last: whether an image is passed as height, width, channels
     :param unit_images: whether an image is passed as float32 from 0 to 1, each byte divided by 255
@@ -58,16 +57,16 @@ class ObservationInput(nn.Module):
         key: str | None,
         name: str,
         space: LeafSpace,
-        is_image: bool,
         statistics: Statistics | None,
         channels_last: bool,
         unit_images: bool = False,
     ) -> None:
         super().__init__()
         self._space = space
-        self._transposes = channels_last and (is_image or _is_float_image(space))
+        of_bytes = is_image(space)
+        self._transposes = channels_last and (of_bytes or _is_float_image(space))
         self.normalize = None if statistics is None else Normalize(statistics)
-        self.spec = _spec(key, name, space, is_image, self._transposes, is_image and unit_images)
+        self.spec = _spec(key, name, space, of_bytes, self._transposes, of_bytes and unit_images)
 
     def forward(self, tensor: th.Tensor) -> th.Tensor:
         """What ``obs_to_tensor`` makes of raw observations, normalized."""
@@ -83,10 +82,7 @@ class ObservationInput(nn.Module):
 
 
 def observation_inputs(
-    space: spaces.Space[Any],
-    statistics: Mapping[str | None, Statistics],
-    channels_last: bool,
-    unit_images: bool = False,
+    space: ObservationSpace, statistics: Mapping[str | None, Statistics], channels_last: bool, unit_images: bool = False
 ) -> list[ObservationInput]:
     """One input for each leaf of an observation space.
 
@@ -96,24 +92,20 @@ def observation_inputs(
     :param unit_images: whether images are passed as float32 from 0 to 1, in place of uint8; one alone is ``image`` then
     :raises NormalizationError: the statistics do not fit the space
     """
-    leaves, images = describe_space(space, "observation").leaves(), image_keys(space)
+    leaves = space.leaves()
     _check_statistics(statistics, leaves)
     names = _input_names(leaves)
-    if unit_images and None in images:
+    if unit_images and None in leaves and is_image(leaves[None]):
         names[None] = IMAGE
     return [
-        ObservationInput(key, names[key], leaf, key in images, statistics.get(key), channels_last, unit_images)
+        ObservationInput(key, names[key], leaf, statistics.get(key), channels_last, unit_images)
         for key, leaf in leaves.items()
     ]
 
 
-def image_keys(space: spaces.Space[Any]) -> set[str | None]:
-    """The leaves that Stable-Baselines3 takes for images, by key; a space without keys is under None.
-
-    Source: ``is_image_space``,
-    https://github.com/DLR-RM/stable-baselines3/blob/v2.9.2/stable_baselines3/common/preprocessing.py
-    """
-    return {key for key, leaf in leaf_spaces(space).items() if is_image_space(leaf)}
+def is_image(space: LeafSpace) -> bool:
+    """Whether Stable-Baselines3 takes observations for images of bytes."""
+    return is_image_space(space.to_gymnasium())
 
 
 def check_precision(space: spaces.Space[Any], statistics: Mapping[str | None, Statistics]) -> None:
@@ -191,18 +183,18 @@ def _is_float_image(space: LeafSpace) -> bool:
 
 
 def _spec(
-    key: str | None, name: str, space: LeafSpace, is_image: bool, transposes: bool, takes_unit: bool
+    key: str | None, name: str, space: LeafSpace, of_bytes: bool, transposes: bool, takes_unit: bool
 ) -> TensorSpec:
     shape, meaning = space.input_shape, space.observation_meaning
     layout: Layout | None = None
-    if transposes or is_image:
+    if transposes or of_bytes:
         layout = "channels_last" if transposes else "channels_first"
         shape = (*shape[1:], shape[0]) if transposes else shape
-        meaning = "raw image, 0 to 255" if is_image else "raw image"
+        meaning = "raw image, 0 to 255" if of_bytes else "raw image"
         meaning = "image from 0 to 1: each byte divided by 255" if takes_unit else meaning
     return TensorSpec(
         name=name,
-        dtype="uint8" if is_image and not takes_unit else "float32",
+        dtype="uint8" if of_bytes and not takes_unit else "float32",
         shape=(BATCH, *shape),
         role="observation",
         key=key,

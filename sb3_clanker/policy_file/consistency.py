@@ -33,7 +33,7 @@ def contradictions(
     problems = [f"{path}: {problem}" for path, space in spaces.items() for problem in _in_space(space)]
     if not problems and action_space.n_elements > _LARGEST_ACTION:
         problems.append(f"action_space: an action of {action_space.n_elements:,} elements is none")
-    if not _is_number(predict_dtype):
+    if predict_dtype not in _NUMBERS:
         problems.append(f"predict_dtype: expected the name of a type of numbers, got {predict_dtype!r}")
     if not problems:
         problems += [f"inputs: {problem}" for problem in _in_inputs(observation_space, inputs)]
@@ -94,7 +94,7 @@ def _in_leaf(space: LeafSpace) -> Iterator[str]:
     if not _is_allocatable(space.shape):
         yield f"the shape {list(space.shape)[:4]} is none of an observation or action"
         return
-    if not _is_number(space.dtype):
+    if space.dtype not in _NUMBERS:
         yield f"{space.dtype!r} is no type of numbers"
     yield from space.contradictions()
 
@@ -131,7 +131,3 @@ def _in_outputs(space: LeafSpace, outputs: tuple[TensorSpec, ...]) -> Iterator[s
     expected = ("action", "float32", (BATCH, space.n_elements))
     if not outputs or (outputs[0].name, outputs[0].dtype, outputs[0].shape) != expected:
         yield "the first is not the action"
-
-
-def _is_number(dtype: str) -> bool:
-    return dtype in _NUMBERS

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, cast, get_args, overload
 
 import numpy as np
@@ -34,26 +33,22 @@ class _Leaf:
     :cvar is_categorical: whether an element is the index of a category, which Stable-Baselines3 encodes one-hot
     :cvar action_meaning: what an action of this kind is
     :ivar observation_meaning: what an observation of this kind is
-    :ivar choices: how many choices each element has; empty where they are none
     """
-
-    __slots__ = ()
 
     is_continuous: ClassVar[bool] = False
     is_categorical: ClassVar[bool] = False
-    if TYPE_CHECKING:  # each kind has its own
+    shape: tuple[int, ...]
+    dtype: str
 
-        @property
-        def shape(self) -> tuple[int, ...]: ...
-        @property
-        def dtype(self) -> str: ...
-        @property
-        def choices(self) -> tuple[int, ...]: ...
+    @property
+    def choices(self) -> tuple[int, ...]:
+        """How many choices each element has; empty where it is none of several."""
+        return ()
 
     @property
     def kind(self) -> str:
         """Its name in gymnasium."""
-        return _kind(type(self))
+        return type(self).__name__.removesuffix("Space")
 
     @property
     def n_elements(self) -> int:
@@ -110,7 +105,6 @@ class BoxSpace(_Leaf):
     is_continuous = True
     action_meaning = "the action, within its bounds, flattened in row-major order"
     observation_meaning = "raw observation"
-    choices = ()
 
     @property
     def widths(self) -> Mapping[Sampling, int]:
@@ -242,8 +236,7 @@ class MultiBinarySpace(_Leaf):
     shape: tuple[int, ...]
     dtype: str = "int8"
 
-    action_meaning = "0 or 1 for each element"
-    observation_meaning = "0 or 1 for each element"
+    action_meaning = observation_meaning = "0 or 1 for each element"
 
     @property
     def choices(self) -> tuple[int, ...]:
@@ -299,11 +292,7 @@ class DictSpace:
 ObservationSpace: TypeAlias = LeafSpace | DictSpace
 
 
-def _kind(cls: type[_Leaf]) -> str:
-    return cls.__name__.removesuffix("Space")
-
-
-KINDS: Mapping[str, type[LeafSpace]] = MappingProxyType({_kind(cls): cls for cls in get_args(LeafSpace)})
+KINDS: Mapping[str, type[LeafSpace]] = {cls.__name__.removesuffix("Space"): cls for cls in get_args(LeafSpace)}
 """The table: every kind of leaf space, by its name in gymnasium."""
 
 
@@ -334,10 +323,3 @@ def describe_space(space: spaces.Space[Any], role: SpaceRole) -> ObservationSpac
             return cls.describe(cast("Any", space), role)
     supported = ", ".join(KINDS) + (" and Dict" if role == "observation" else "")
     raise UnsupportedSpaceError(role, str(space), f"{type(space).__name__} is not among {supported}")
-
-
-def leaf_spaces(space: spaces.Space[Any]) -> dict[str | None, spaces.Space[Any]]:
-    """The leaves of a gymnasium space by key, in the space's own order; a space without keys is under None."""
-    from gymnasium import spaces
-
-    return dict(space.spaces.items()) if isinstance(space, spaces.Dict) else {None: space}

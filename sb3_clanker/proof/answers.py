@@ -94,10 +94,7 @@ def _firm(
 
 
 def _assemble(
-    metadata: PolicyMetadata,
-    cases: list[_Case],
-    unit: NDArray[np.float64],
-    options: ExportOptions,
+    metadata: PolicyMetadata, cases: list[_Case], unit: NDArray[np.float64], options: ExportOptions
 ) -> TestVectors:
     outputs, spans, first = [], {}, 0
     for spec in metadata.outputs:

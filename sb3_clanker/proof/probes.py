@@ -69,7 +69,7 @@ def draw_observations(
         key: _through_float32(np.concatenate(_draw(leaf, statistics.get(key), generator, n_samples, n_lattice)))
         for key, leaf in leaves.items()
     }
-    return drawn[None] if None in drawn else {str(key): rows for key, rows in drawn.items()}
+    return as_batch(drawn)
 
 
 def gather_probes(drawn: Batch, seen: Batch | None, masked_choices: tuple[int, ...] = ()) -> Probes:
@@ -79,26 +79,33 @@ def gather_probes(drawn: Batch, seen: Batch | None, masked_choices: tuple[int, .
     :param seen: a batch of raw observations that training saw, or None
     :param masked_choices: of a maskable policy, how many choices each dimension of the action has
     """
-    if seen is None:
-        observations = drawn
-    elif isinstance(drawn, dict) and isinstance(seen, dict):
-        observations = {key: _join(seen[key], rows) for key, rows in drawn.items()}
-    else:
-        observations = _join(seen, drawn)
+    observations = drawn
+    if seen is not None:
+        observations = as_batch({key: _join(by_key(seen)[key], rows) for key, rows in by_key(drawn).items()})
     masks = None
     if masked_choices:
         masks = _draw_masks(masked_choices, np.random.default_rng(_SEED), batch_size(observations))
     return Probes(observations=observations, n_seen=0 if seen is None else batch_size(seen), action_masks=masks)
 
 
+def by_key(batch: Batch) -> dict[Any, NDArray[Any]]:
+    """The arrays of a batch by key of a Dict space, or under None."""
+    return batch if isinstance(batch, dict) else {None: batch}
+
+
+def as_batch(arrays: dict[Any, NDArray[Any]]) -> Batch:
+    """A batch of arrays by key, or of the one under None."""
+    return arrays.get(None, arrays)
+
+
 def take(batch: Batch, index: int | slice | NDArray[Any]) -> Batch:
     """Rows of a batch."""
-    return {key: rows[index] for key, rows in batch.items()} if isinstance(batch, dict) else batch[index]
+    return as_batch({key: rows[index] for key, rows in by_key(batch).items()})
 
 
 def batch_size(batch: Batch) -> int:
     """Number of observations in a batch."""
-    return len(next(iter(batch.values())) if isinstance(batch, dict) else batch)
+    return len(next(iter(by_key(batch).values())))
 
 
 def _draw(

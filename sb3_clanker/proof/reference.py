@@ -18,8 +18,8 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_clanker.actor.extra_outputs import Further
-from sb3_clanker.policy_file.spaces import describe_space, leaf_spaces
-from sb3_clanker.proof.probes import Batch, batch_size, take
+from sb3_clanker.policy_file.spaces import describe_space
+from sb3_clanker.proof.probes import Batch, as_batch, batch_size, by_key, take
 from sb3_clanker.sb3.compiled import eager
 from sb3_clanker.sb3.copying import copy_policy
 from sb3_clanker.sb3.untouched import modes_kept
@@ -136,19 +136,13 @@ class Reference:
         if not self._stacks:
             return vec_normalize.normalize_obs(observation)
         n_stack = next(iter(self._stacks.values())).n_stack
-        if isinstance(observation, dict):
-            split = {key: np.split(value, n_stack, self._stacks[key].axis) for key, value in observation.items()}
-            frames: list[Any] = [
-                vec_normalize.normalize_obs({key: parts[index] for key, parts in split.items()})
-                for index in range(n_stack)
-            ]
-            return {
-                key: np.concatenate([frame[key] for frame in frames], axis=self._stacks[key].axis)
-                for key in observation
-            }
-        axis = self._stacks[None].axis
-        frames = [vec_normalize.normalize_obs(frame) for frame in np.split(observation, n_stack, axis)]
-        return np.concatenate(frames, axis=axis)
+        axes = {key: self._stacks[key].axis for key in by_key(observation)}
+        split = {key: np.split(value, n_stack, axes[key]) for key, value in by_key(observation).items()}
+        frames = [
+            by_key(vec_normalize.normalize_obs(as_batch({key: parts[index] for key, parts in split.items()})))
+            for index in range(n_stack)
+        ]
+        return as_batch({key: np.concatenate([frame[key] for frame in frames], axis) for key, axis in axes.items()})
 
 
 def seen_observations(model: BaseAlgorithm, vec_normalize: VecNormalize | None, limit: int) -> Batch | None:
@@ -171,16 +165,15 @@ def seen_observations(model: BaseAlgorithm, vec_normalize: VecNormalize | None, 
         rows = np.unique(np.linspace(0, batch_size(batch) - 1, share).astype(int))
         chosen.append(take(batch, rows))
         limit -= len(rows)
-    return _concatenate(chosen)
+    return as_batch({key: np.concatenate([by_key(batch)[key] for batch in chosen]) for key in by_key(chosen[0])})
 
 
 def _latest(latest: Batch | None, model: BaseAlgorithm) -> Batch | None:
     """The latest observations, unless a wrapper around VecNormalize gave them another shape."""
     if latest is None:
         return None
-    shapes = {key: leaf.shape for key, leaf in leaf_spaces(model.policy.observation_space).items()}
-    rows: dict[Any, NDArray[Any]] = latest if isinstance(latest, dict) else {None: latest}
-    return latest if {key: of_key.shape[1:] for key, of_key in rows.items()} == shapes else None
+    shapes = {key: rows.shape[1:] for key, rows in by_key(latest).items()}
+    return latest if shapes == _shapes(model) else None
 
 
 def _buffered(model: BaseAlgorithm, vec_normalize: VecNormalize | None) -> Batch | None:
@@ -193,16 +186,10 @@ def _buffered(model: BaseAlgorithm, vec_normalize: VecNormalize | None) -> Batch
     filled = len(buffer.observations) if buffer.full else buffer.pos
     if filled == 0:
         return None
-    stored = buffer.observations if isinstance(buffer.observations, dict) else {None: buffer.observations}
-    rows: dict[Any, NDArray[Any]] = {
-        key: stored[key][:filled].reshape(-1, *(leaf.shape or ()))
-        for key, leaf in leaf_spaces(model.policy.observation_space).items()
-    }
-    return rows.get(None, rows)
+    stored = by_key(buffer.observations)
+    return as_batch({key: stored[key][:filled].reshape(-1, *shape) for key, shape in _shapes(model).items()})
 
 
-def _concatenate(batches: list[Any]) -> Batch:
-    if isinstance(batches[0], dict):
-        return {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
-    rows: NDArray[Any] = np.concatenate(batches)
-    return rows
+def _shapes(model: BaseAlgorithm) -> dict[str | None, tuple[int, ...]]:
+    leaves = describe_space(model.policy.observation_space, "observation").leaves()
+    return {key: leaf.shape for key, leaf in leaves.items()}

@@ -256,8 +256,8 @@ class _Comparison:
     def _exact(self, width: int) -> NDArray[np.bool_]:
         """Which elements of a row are choices, with nothing between them."""
         exact = np.zeros(width, bool)
-        if not self._reference.action_space.is_continuous:
-            exact[: self._reference.action_space.n_elements] = True
+        space = self._reference.action_space
+        exact[: space.n_elements] = not space.is_continuous
         return exact
 
 

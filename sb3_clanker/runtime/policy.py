@@ -86,6 +86,7 @@ class OnnxPolicy:
         _check_signature(self._session, metadata, path)
         self._encode = _encoder(metadata)
         self._encode_further = _further_encoder(metadata)
+        self._takes_masks = any(spec.role == "action_masks" for spec in metadata.inputs)
         self._decode = _decoder(metadata)
         self._outputs = ["action", "h_out", "c_out"] if metadata.recurrent else ["action"]
         self._sampled = [spec.name for spec in metadata.outputs if spec.name.startswith("action_")]
@@ -182,8 +183,7 @@ class OnnxPolicy:
         action_masks: Array | None = None,
     ) -> dict[str, Array]:
         """What goes into the graph, by the name of the input; parameters and errors as for :meth:`outputs`."""
-        feed, _ = self._feed(observation, state, episode_start, action_masks)
-        return feed
+        return self._feed(observation, state, episode_start, action_masks)[0]
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run the graph on its own inputs, as any other consumer of the file does.
@@ -202,10 +202,10 @@ class OnnxPolicy:
         self, observation: Observation, state: State | None, episode_start: Array | None, action_masks: Array | None
     ) -> _Encoded:
         encoded = self._encode(observation)
+        if action_masks is not None and not self._takes_masks:
+            raise ObservationError("This policy takes no action masks, got some.")
         if self._encode_further is not None:
             self._encode_further(encoded[0], state, episode_start, action_masks)
-        elif action_masks is not None:
-            raise ObservationError("This policy takes no action masks, got some.")
         return encoded
 
 
@@ -259,12 +259,12 @@ def _one_line(error: Exception) -> str:
 
 def _encoder(metadata: PolicyMetadata) -> Callable[[Observation], _Encoded]:
     """What turns an observation into the inputs of the graph, decided once."""
-    observed = {spec.key: spec for spec in metadata.inputs if spec.role == "observation"}
-    spaces = metadata.observation_space.leaves()
-    if None in spaces:
-        return _leaf_encoder(observed[None], spaces[None])
-
-    leaves = {str(key): _leaf_encoder(spec, spaces[key]) for key, spec in observed.items()}
+    spaces, observed = metadata.observation_space.leaves(), [s for s in metadata.inputs if s.role == "observation"]
+    leaves: dict[Any, Callable[[Any], _Encoded]] = {
+        spec.key: _leaf_encoder(spec, spaces[spec.key]) for spec in observed
+    }
+    if None in leaves:
+        return leaves[None]
 
     def encode(observation: Observation) -> _Encoded:
         if not isinstance(observation, Mapping) or set(observation) != set(leaves):
@@ -343,12 +343,8 @@ def _further_encoder(
             )
         feed["action_masks"] = masks.reshape(n, n_choices)
 
-    def add_state(
-        feed: dict[str, Array], state: State | None, episode_start: Array | None, action_masks: Array | None
-    ) -> None:
-        if action_masks is not None:
-            raise ObservationError("This policy takes no action masks, got some.")
-        n, (n_layers, _, width) = len(feed[observation]), shapes["hidden_state"]
+    def add_state(feed: dict[str, Array], state: State | None, episode_start: Array | None, _: Array | None) -> None:
+        n, (n_layers, width) = len(feed[observation]), shapes["hidden_state"][::2]
         expected = (int(n_layers), n, int(width))
         if state is None:
             feed["h_in"] = feed["c_in"] = np.zeros(expected, np.float32)
@@ -367,9 +363,7 @@ def _further_encoder(
             )
         feed["episode_start"] = starts
 
-    def add_unused(feed: dict[str, Array], _: State | None, __: Array | None, action_masks: Array | None) -> None:
-        if action_masks is not None:
-            raise ObservationError("This policy takes no action masks, got some.")
+    def add_unused(feed: dict[str, Array], _: State | None, __: Array | None, ___: Array | None) -> None:
         n = len(feed[observation])
         feed.update({spec.name: np.zeros((n, int(spec.shape[1])), np.float32) for spec in unused})
 

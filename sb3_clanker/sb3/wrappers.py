@@ -73,11 +73,8 @@ def vec_chain(env: VecEnv) -> Iterator[VecEnv]:
 
 def _transposed_keys(wrappers: list[VecEnv]) -> set[str | None]:
     """Keys of images whose channels are put first, or None for an image without a key."""
-    keys: set[str | None] = set()
-    for wrapper in wrappers:
-        if isinstance(wrapper, VecTransposeImage) and not wrapper.skip:
-            keys |= set(vars(wrapper).get("image_space_keys", {None}))  # it has them for a Dict space alone
-    return keys
+    transposing = (wrapper for wrapper in wrappers if isinstance(wrapper, VecTransposeImage) and not wrapper.skip)
+    return {key for wrapper in transposing for key in vars(wrapper).get("image_space_keys", [None])}
 
 
 def warn_of_inner_normalization(env: VecEnv | None) -> None:

@@ -15,9 +15,9 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import TrainFrequencyUnit
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, is_vecenv_wrapped, sync_envs_normalization
 
-from sb3_clanker.actor.observation import image_keys
+from sb3_clanker.actor.observation import is_image
 from sb3_clanker.errors import OptionError, UnsupportedSpaceError
-from sb3_clanker.policy_file.spaces import SpaceRole, describe_space
+from sb3_clanker.policy_file.spaces import describe_space
 from sb3_clanker.run_folder.publication import BEST, FINAL, Generation
 
 _logger = logging.getLogger("sb3_clanker")
@@ -82,22 +82,20 @@ def require_alike(env: VecEnv, eval_env: VecEnv) -> None:
             sync_envs_normalization(env, eval_env)  # as before each evaluation
         except (AssertionError, AttributeError) as error:
             raise OptionError("eval_env", eval_env, f"the wrappers of the training's environment ({error})") from error
-    roles: tuple[SpaceRole, ...] = ("observation", "action")
-    for role in roles:
-        expected, got = (getattr(of, f"{role}_space") for of in (env, eval_env))
-        if _layout(got, role) != _layout(expected, role):
-            raise OptionError("eval_env", eval_env, f"the {role}_space of the training, {expected}, and not {got}")
+    for kind in ("observation_space", "action_space"):
+        expected, got = getattr(env, kind), getattr(eval_env, kind)
+        if _layout(got) != _layout(expected):
+            raise OptionError("eval_env", eval_env, f"the {kind} of the training, {expected}, and not {got}")
 
 
-def _layout(space: spaces.Space[Any], role: SpaceRole) -> object:
+def _layout(space: spaces.Space[Any]) -> object:
     """What two spaces must have in common, so that one policy serves both; where an image has its channels is not."""
     try:
-        leaves = describe_space(space, role).leaves()
+        leaves = describe_space(space, "observation").leaves()
     except UnsupportedSpaceError:
         return None
-    images = image_keys(space)
     return {
-        key: (leaf.kind, leaf.choices, tuple(sorted(leaf.shape)) if key in images else leaf.shape)
+        key: (leaf.kind, leaf.choices, sorted(leaf.shape) if is_image(leaf) else list(leaf.shape))
         for key, leaf in leaves.items()
     }
 

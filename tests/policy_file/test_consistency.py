@@ -65,7 +65,7 @@ def test_a_sound_record_has_no_contradiction() -> None:
 @pytest.mark.parametrize("name", OBSERVATIONS)
 def test_every_observation_space_is_sound_as_it_is_described(name: str, channels_last: bool) -> None:
     space = OBSERVATIONS[name]
-    inputs = tuple(leaf.spec for leaf in observation_inputs(space, {}, channels_last))
+    inputs = tuple(leaf.spec for leaf in observation_inputs(describe_space(space, "observation"), {}, channels_last))
     assert _found(observation_space=describe_space(space, "observation"), inputs=inputs) == []
 
 
