@@ -104,8 +104,8 @@ def observation_inputs(
 
 
 def is_image(space: LeafSpace) -> bool:
-    """Whether Stable-Baselines3 takes observations for images of bytes."""
-    return is_image_space(space.to_gymnasium())
+    """Whether Stable-Baselines3 takes observations for images; for none but bytes, and to build a space takes time."""
+    return space.dtype == "uint8" and is_image_space(space.to_gymnasium())
 
 
 def check_precision(space: spaces.Space[Any], statistics: Mapping[str | None, Statistics]) -> None:

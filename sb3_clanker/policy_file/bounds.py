@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -15,7 +16,8 @@ def pack_bound(bound: NDArray[np.generic], *, as_list: bool) -> Bound:
     """Lower or upper bounds as JSON has them: one number where all are equal, unless a list is wanted."""
     flat = bound.reshape(-1)
     uniform = not as_list and flat.size > 0 and bool((flat == flat[0]).all())
-    values = tuple(float(value) if np.isfinite(value) else None for value in (flat[:1] if uniform else flat))
+    numbers = (flat[:1] if uniform else flat).astype(np.float64).tolist()
+    values = tuple(number if math.isfinite(number) else None for number in numbers)
     return values[0] if uniform else values
 
 
@@ -31,6 +33,8 @@ def cast_bound(bound: NDArray[np.float64], dtype: type[Any]) -> NDArray[Any]:
     if np.dtype(dtype).kind not in "iu":
         return bound.astype(dtype)
     limits = np.iinfo(dtype)
+    if limits.bits < 64:
+        return np.clip(bound, limits.min, limits.max).astype(dtype)
     cast = [min(max(int(max(min(value, 2.0**64), -(2.0**64))), limits.min), limits.max) for value in bound.flat]
     return np.array(cast, dtype=dtype).reshape(bound.shape)
 

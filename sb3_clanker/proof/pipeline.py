@@ -132,8 +132,7 @@ def _check_first(model: BaseAlgorithm, outside: Sequence[VecEnv], vec_normalize:
             expected = wrapper.transpose_observations(expected)
     for key, stack in frame_stacks(model.get_env()).items():
         if stack.after_normalization:  # the newest frame comes last
-            newest = np.split(by_key(seen)[key], stack.n_stack, stack.axis)[-1]
-            seen = as_batch({**by_key(seen), key: newest})
+            seen = as_batch({**by_key(seen), key: np.split(by_key(seen)[key], stack.n_stack, stack.axis)[-1]})
     if not _same(seen, expected):
         raise UnsupportedWrapperError(
             ", ".join(type(wrapper).__name__ for wrapper in (*outside, vec_normalize)),

@@ -82,9 +82,8 @@ def gather_probes(drawn: Batch, seen: Batch | None, masked_choices: tuple[int, .
     observations = drawn
     if seen is not None:
         observations = as_batch({key: _join(by_key(seen)[key], rows) for key, rows in by_key(drawn).items()})
-    masks = None
-    if masked_choices:
-        masks = _draw_masks(masked_choices, np.random.default_rng(_SEED), batch_size(observations))
+    n = batch_size(observations)
+    masks = _draw_masks(masked_choices, np.random.default_rng(_SEED), n) if masked_choices else None
     return Probes(observations=observations, n_seen=0 if seen is None else batch_size(seen), action_masks=masks)
 
 

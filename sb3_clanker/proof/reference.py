@@ -170,9 +170,7 @@ def seen_observations(model: BaseAlgorithm, vec_normalize: VecNormalize | None, 
 
 def _latest(latest: Batch | None, model: BaseAlgorithm) -> Batch | None:
     """The latest observations, unless a wrapper around VecNormalize gave them another shape."""
-    if latest is None:
-        return None
-    shapes = {key: rows.shape[1:] for key, rows in by_key(latest).items()}
+    shapes = None if latest is None else {key: rows.shape[1:] for key, rows in by_key(latest).items()}
     return latest if shapes == _shapes(model) else None
 
 
