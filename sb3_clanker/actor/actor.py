@@ -12,17 +12,16 @@ from typing import Any
 
 import numpy as np
 import torch as th
-from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.preprocessing import get_action_dim
 from torch import nn
 
 from sb3_clanker.actor.extra_outputs import further_outputs
 from sb3_clanker.actor.labels import label_action, label_observations
 from sb3_clanker.actor.observation import observation_inputs
-from sb3_clanker.errors import UnsupportedPolicyError, UnsupportedSpaceError
+from sb3_clanker.errors import UnsupportedPolicyError
 from sb3_clanker.options import ExportOptions
-from sb3_clanker.policy_file.spaces import DictSpace, LeafSpace, action_dim, describe_space, round_inward
+from sb3_clanker.policy_file.bounds import round_inward
+from sb3_clanker.policy_file.spaces import describe_space
 from sb3_clanker.policy_file.tensors import BATCH, TensorSpec
 from sb3_clanker.sb3.compiled import uncompiled, uncompiled_name
 from sb3_clanker.sb3.statistics import Statistics
@@ -59,25 +58,22 @@ class Actor(nn.Module):
         check_predict(policy)
         self.policy = policy
         self.observation_space = describe_space(policy.observation_space, "observation")
-        action_space = describe_space(policy.action_space, "action")
-        if isinstance(action_space, DictSpace):  # refused by describe_space; this tells the type checker
-            raise UnsupportedSpaceError("action", str(policy.action_space), "an action cannot be a Dict")
-        self.action_space: LeafSpace = action_space
-        self.action_dim = action_dim(action_space)
+        self.action_space = describe_space(policy.action_space, "action")
+        self.action_dim = self.action_space.n_elements
 
         leaves = observation_inputs(
-            policy.observation_space, statistics, options.channels_last, feeds_unit_images(options.target)
+            self.observation_space, statistics, options.channels_last, feeds_unit_images(options.target)
         )
         self.observation = nn.ModuleList(leaves)
         observed = label_observations([leaf.spec for leaf in leaves], self.observation_space, options)
         self.inputs = (*observed, *self._further_inputs(), *unused_inputs(options.target, observed))
-        action = _action_spec(policy.action_space, self.action_dim)
-        self.further = further_outputs(
-            policy, tuple(options.further_outputs), _n_choices(policy), recurrent=self.recurrent
-        )
-        self.outputs = (label_action(action, action_space, options), *self._next_state(), *self.further.specs)
-        if isinstance(policy.action_space, spaces.Box):
-            low, high = policy.action_space.low.reshape(-1), policy.action_space.high.reshape(-1)
+        shape, meaning = (BATCH, self.action_dim), self.action_space.action_meaning
+        action = TensorSpec(name="action", dtype="float32", shape=shape, role="action", meaning=meaning)
+        self.further = further_outputs(policy, tuple(options.further_outputs), self.action_space, self.recurrent)
+        self.outputs = (label_action(action, self.action_space, options), *self._next_state(), *self.further.specs)
+        if self.action_space.is_continuous:
+            box: Any = policy.action_space  # in its own type, as in unscale_action
+            low, high = box.low.reshape(-1), box.high.reshape(-1)
             self.register_buffer("action_low", th.as_tensor(round_inward(low, np.inf)))
             self.register_buffer("action_high", th.as_tensor(round_inward(high, -np.inf)))
             if policy.squash_output:
@@ -104,9 +100,8 @@ class Actor(nn.Module):
     def _observe(self, inputs: tuple[th.Tensor, ...]) -> th.Tensor | dict[str, th.Tensor]:
         """The observation as ``obs_to_tensor`` hands it to ``_predict``."""
         tensors: list[th.Tensor] = [leaf(tensor) for leaf, tensor in zip(self.observation, inputs, strict=False)]
-        if not isinstance(self.observation_space, DictSpace):
-            return tensors[0]
-        return {str(spec.key): tensor for spec, tensor in zip(self.inputs, tensors, strict=False)}
+        by_key = {spec.key: tensor for spec, tensor in zip(self.inputs, tensors, strict=False)}
+        return by_key[None] if None in by_key else {str(key): tensor for key, tensor in by_key.items()}
 
     def _finish(self, action: th.Tensor) -> th.Tensor:
         """The action as ``predict`` returns it, flattened.
@@ -114,7 +109,7 @@ class Actor(nn.Module):
         Unscaling rounds, and so may leave the bounds by a digit, as it does in ``predict``; here it may not.
         """
         action = action.reshape(-1, self.action_dim)
-        if not isinstance(self.policy.action_space, spaces.Box):
+        if not self.action_space.is_continuous:
             return action.to(th.float32)
         if self.policy.squash_output:
             action = self.action_low + 0.5 * (action + 1.0) * self.action_range
@@ -147,15 +142,9 @@ class MaskableActor(Actor):
         return {"action_masks": action_masks}
 
     def _further_inputs(self) -> tuple[TensorSpec, ...]:
-        return (
-            TensorSpec(
-                name="action_masks",
-                dtype="bool",
-                shape=(BATCH, sum(masked_choices(self.policy))),
-                role="action_masks",
-                meaning="true for each choice that is allowed, one dimension of the action after another",
-            ),
-        )
+        shape = (BATCH, sum(self.action_space.choices))
+        meaning = "true for each choice that is allowed, one dimension of the action after another"
+        return (TensorSpec(name="action_masks", dtype="bool", shape=shape, role="action_masks", meaning=meaning),)
 
 
 class RecurrentActor(Actor):
@@ -181,13 +170,8 @@ class RecurrentActor(Actor):
         return (self._finish(action), *state)
 
     def _further_inputs(self) -> tuple[TensorSpec, ...]:
-        reset = TensorSpec(
-            name="episode_start",
-            dtype="float32",
-            shape=(BATCH,),
-            role="episode_start",
-            meaning="1 at the first step of an episode, which resets the state before it, else 0",
-        )
+        meaning = "1 at the first step of an episode, which resets the state before it, else 0"
+        reset = TensorSpec(name="episode_start", dtype="float32", shape=(BATCH,), role="episode_start", meaning=meaning)
         return (*self._state("in", "the state that the last step gave, zeros before the first"), reset)
 
     def _next_state(self) -> tuple[TensorSpec, ...]:
@@ -210,24 +194,10 @@ def make_actor(policy: BasePolicy, statistics: Mapping[str | None, Statistics], 
     return actors.get(_standard(policy).__module__, Actor)(policy, statistics, options)
 
 
-def _n_choices(policy: BasePolicy) -> int:
-    """Width of the parameters of the action's distribution."""
-    space = policy.action_space
-    if choices := masked_choices(policy):
-        return sum(choices)
-    if isinstance(space, spaces.Discrete):
-        return int(space.n)
-    return int(sum(space.nvec)) if isinstance(space, spaces.MultiDiscrete) else get_action_dim(space)
-
-
 def masked_choices(policy: BasePolicy) -> tuple[int, ...]:
     """Of a maskable policy, how many choices each dimension of its action has; empty for any other."""
-    if _standard(policy).__module__ != _MASKABLE:
-        return ()
-    space = policy.action_space
-    if isinstance(space, spaces.Discrete):
-        return (int(space.n),)
-    return tuple(map(int, space.nvec)) if isinstance(space, spaces.MultiDiscrete) else (2,) * get_action_dim(space)
+    is_maskable = _standard(policy).__module__ == _MASKABLE
+    return describe_space(policy.action_space, "action").choices if is_maskable else ()
 
 
 def _process_step(
@@ -262,12 +232,3 @@ def check_predict(policy: BasePolicy) -> None:
                 f"it overrides {name}(), and what it does there would be missing from the file",
                 "Move that code into _predict(), which is traced.",
             )
-
-
-def _action_spec(space: spaces.Space[object], dim: int) -> TensorSpec:
-    meaning = {
-        spaces.Discrete: "index of the action, a whole number",
-        spaces.MultiDiscrete: "index of each action, whole numbers",
-        spaces.MultiBinary: "0 or 1 for each element",
-    }.get(type(space), "the action, within its bounds, flattened in row-major order")
-    return TensorSpec(name="action", dtype="float32", shape=(BATCH, dim), role="action", meaning=meaning)

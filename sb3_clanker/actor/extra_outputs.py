@@ -14,6 +14,7 @@ from stable_baselines3.common.policies import BasePolicy
 
 from sb3_clanker.errors import OptionError
 from sb3_clanker.options import FurtherOutput
+from sb3_clanker.policy_file.spaces import LeafSpace
 from sb3_clanker.policy_file.tensors import BATCH, Sampling, TensorSpec
 
 Context: TypeAlias = Mapping[str, Any]
@@ -43,31 +44,32 @@ class Further:
         return tuple(tensors[spec.name].to(th.float32) for spec in self.specs)
 
 
-def further_outputs(policy: BasePolicy, names: tuple[FurtherOutput, ...], n_choices: int, recurrent: bool) -> Further:
+def further_outputs(policy: BasePolicy, names: tuple[FurtherOutput, ...], space: LeafSpace, recurrent: bool) -> Further:
     """Find out what a policy can tell of what was asked for.
 
     :param names: what was asked for
-    :param n_choices: width of the action's distribution parameters
+    :param space: of its actions
     :raises OptionError: the policy cannot tell it
     """
     specs: list[TensorSpec] = []
     sampling: Sampling | None = None
     for name in names:
-        if not _can(policy, name, recurrent):
+        if not _can(policy, name, space, recurrent):
             raise OptionError("further_outputs", list(names), f"what {type(policy).__name__} has; it has no {name!r}")
         if name == "distribution":
             sampling = _sampling(policy)
-            specs += _distribution_specs(policy, sampling, n_choices)
+            specs += _distribution_specs(policy, sampling, space.widths[sampling])
         elif name == "value":
             specs.append(_spec("value", 1, "estimate of the discounted return from here on"))
         else:
-            specs.append(_spec("q_values", n_choices, "estimate of the discounted return after each action"))
+            specs.append(_spec("q_values", sum(space.choices), "estimate of the discounted return after each action"))
     return Further(names=names, specs=tuple(specs), sampling=sampling)
 
 
-def _can(policy: Any, name: FurtherOutput, recurrent: bool) -> bool:
+def _can(policy: Any, name: FurtherOutput, space: LeafSpace, recurrent: bool) -> bool:
     if name == "distribution":
-        return hasattr(policy, "get_distribution") or hasattr(getattr(policy, "actor", None), "action_dist")
+        has_one = hasattr(policy, "get_distribution") or hasattr(getattr(policy, "actor", None), "action_dist")
+        return has_one and _sampling(policy) in space.widths
     if name == "value":  # the critic of a recurrent policy has a state of its own, which predict() does not carry
         return hasattr(policy, "predict_values") and not recurrent
     return hasattr(policy, "q_net") or hasattr(policy, "quantile_net")
@@ -80,21 +82,16 @@ def _sampling(policy: Any) -> Sampling:
     return "bernoulli" if kind == "BernoulliDistribution" else "categorical"
 
 
-def _distribution_specs(policy: BasePolicy, sampling: Sampling, n_choices: int) -> list[TensorSpec]:
-    if sampling in ("categorical", "bernoulli"):
-        return [
-            _spec(
-                "action_logits",
-                n_choices,
-                "log-odds of each element being 1"
-                if sampling == "bernoulli"
-                else "log-probability of each choice, one dimension of the action after another",
-            )
-        ]
+def _distribution_specs(policy: BasePolicy, sampling: Sampling, width: int) -> list[TensorSpec]:
+    if sampling == "bernoulli":
+        return [_spec("action_logits", width, "log-odds of each element being 1")]
+    if sampling == "categorical":
+        meaning = "log-probability of each choice, one dimension of the action after another"
+        return [_spec("action_logits", width, meaning)]
     after = "tanh and unscaling" if policy.squash_output else "clipping"
     return [
-        _spec("action_mean", n_choices, f"mean of the Gaussian, before {after}"),
-        _spec("action_std", n_choices, f"standard deviation of the Gaussian, before {after}"),
+        _spec("action_mean", width, f"mean of the Gaussian, before {after}"),
+        _spec("action_std", width, f"standard deviation of the Gaussian, before {after}"),
     ]
 
 

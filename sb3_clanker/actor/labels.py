@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from msgspec.structs import replace
 
 from sb3_clanker.errors import OptionError
 from sb3_clanker.options import ExportOptions
-from sb3_clanker.policy_file.spaces import DictSpace, DiscreteSpace, LeafSpace, ObservationSpace
+from sb3_clanker.policy_file.spaces import LeafSpace, ObservationSpace
 from sb3_clanker.policy_file.tensors import TensorSpec
 
 
@@ -20,8 +20,7 @@ def label_observations(
 
     :raises OptionError: not one label for each component, or a key that the space does not have
     """
-    leaves: dict[str | None, LeafSpace] = {}
-    leaves.update(space.spaces.items() if isinstance(space, DictSpace) else [(None, space)])
+    leaves = space.leaves()
     names = _by_key("observation_names", options.observation_names, leaves)
     units = _by_key("observation_units", options.observation_units, leaves)
     return tuple(replace(spec, names=names.get(spec.key), units=units.get(spec.key)) for spec in specs)
@@ -41,8 +40,7 @@ def _by_key(
 ) -> dict[str | None, tuple[str, ...] | None]:
     if labels is None:
         return {}
-    by_key: dict[str | None, Sequence[str]] = {}
-    by_key.update(labels.items() if isinstance(labels, Mapping) else [(None, labels)])
+    by_key: dict[Any, Sequence[str]] = dict(labels) if isinstance(labels, Mapping) else {None: labels}
     if unknown := [key for key in by_key if key not in leaves]:
         expected = "a sequence" if None in leaves else f"a mapping with keys among {sorted(map(str, leaves))}"
         raise OptionError(option, labels, f"{expected}, not one for {unknown[0]!r}")
@@ -52,7 +50,6 @@ def _by_key(
 def _checked(option: str, labels: Sequence[str] | None, space: LeafSpace) -> tuple[str, ...] | None:
     if labels is None:
         return None
-    expected = space.n if isinstance(space, DiscreteSpace) else math.prod(space.shape)
-    if len(labels) != expected:
-        raise OptionError(option, list(labels), f"{expected} labels, one for each component, not {len(labels)}")
+    if len(labels) != space.n_labels:
+        raise OptionError(option, list(labels), f"{space.n_labels} labels, one for each component, not {len(labels)}")
     return tuple(labels)

@@ -19,6 +19,7 @@ from torch import nn
 
 from sb3_clanker.actor.normalize import Normalize
 from sb3_clanker.errors import NormalizationError, PrecisionError, PrecisionWarning
+from sb3_clanker.policy_file.spaces import LeafSpace, ObservationSpace, describe_space
 from sb3_clanker.policy_file.tensors import BATCH, LARGEST_BYTE, Layout, TensorSpec
 from sb3_clanker.sb3.statistics import Statistics
 from sb3_clanker.targets.clankers import IMAGE
@@ -55,16 +56,17 @@ class ObservationInput(nn.Module):
         self,
         key: str | None,
         name: str,
-        space: spaces.Space[Any],
+        space: LeafSpace,
         statistics: Statistics | None,
         channels_last: bool,
         unit_images: bool = False,
     ) -> None:
         super().__init__()
         self._space = space
-        self._transposes = channels_last and (is_image_space(space) or _is_float_image(space))
+        of_bytes = is_image(space)
+        self._transposes = channels_last and (of_bytes or _is_float_image(space))
         self.normalize = None if statistics is None else Normalize(statistics)
-        self.spec = _spec(key, name, space, self._transposes, unit_images)
+        self.spec = _spec(key, name, space, of_bytes, self._transposes, of_bytes and unit_images)
 
     def forward(self, tensor: th.Tensor) -> th.Tensor:
         """What ``obs_to_tensor`` makes of raw observations, normalized."""
@@ -74,18 +76,13 @@ class ObservationInput(nn.Module):
             tensor = tensor.permute(0, 3, 1, 2)
         if self.normalize is not None:
             return self.normalize(tensor)  # type: ignore[no-any-return]
-        if isinstance(self._space, spaces.Discrete):
-            return tensor.reshape(-1).to(th.int64)
-        if isinstance(self._space, spaces.MultiDiscrete):
-            return tensor.to(th.int64)
-        return tensor
+        if self._space.input_shape != self._space.shape:
+            tensor = tensor.reshape(-1, *self._space.shape)
+        return tensor.to(th.int64) if self._space.is_categorical else tensor
 
 
 def observation_inputs(
-    space: spaces.Space[Any],
-    statistics: Mapping[str | None, Statistics],
-    channels_last: bool,
-    unit_images: bool = False,
+    space: ObservationSpace, statistics: Mapping[str | None, Statistics], channels_last: bool, unit_images: bool = False
 ) -> list[ObservationInput]:
     """One input for each leaf of an observation space.
 
@@ -95,15 +92,20 @@ def observation_inputs(
     :param unit_images: whether images are passed as float32 from 0 to 1, in place of uint8; one alone is ``image`` then
     :raises NormalizationError: the statistics do not fit the space
     """
-    leaves = leaf_spaces(space)
+    leaves = space.leaves()
     _check_statistics(statistics, leaves)
     names = _input_names(leaves)
-    if unit_images and is_image_space(space):
+    if unit_images and None in leaves and is_image(leaves[None]):
         names[None] = IMAGE
     return [
         ObservationInput(key, names[key], leaf, statistics.get(key), channels_last, unit_images)
         for key, leaf in leaves.items()
     ]
+
+
+def is_image(space: LeafSpace) -> bool:
+    """Whether Stable-Baselines3 takes observations for images; for none but bytes, and to build a space takes time."""
+    return space.dtype == "uint8" and is_image_space(space.to_gymnasium())
 
 
 def check_precision(space: spaces.Space[Any], statistics: Mapping[str | None, Statistics]) -> None:
@@ -113,7 +115,7 @@ def check_precision(space: spaces.Space[Any], statistics: Mapping[str | None, St
 
     :raises PrecisionError: actions would be wrong
     """
-    for key, leaf in leaf_spaces(space).items():
+    for key, leaf in describe_space(space, "observation").leaves().items():
         of_key = statistics.get(key)
         if of_key is None:
             continue
@@ -149,13 +151,6 @@ def _lost(statistics: Statistics, whole: bool) -> tuple[float, float]:
     return float(lost.max(initial=0.0)), float(really_lost.max(initial=0.0))
 
 
-def leaf_spaces(space: spaces.Space[Any]) -> dict[str | None, spaces.Space[Any]]:
-    """The leaves of an observation space by key, in the space's own order; a space without keys is under None."""
-    if isinstance(space, spaces.Dict):
-        return dict(space.spaces.items())
-    return {None: space}
-
-
 def _input_names(keys: Iterable[str | None]) -> dict[str | None, str]:
     """A name for each key: the key itself, unless it is taken or not fit for a name in every consumer's language."""
     names: dict[str | None, str] = {}
@@ -181,45 +176,25 @@ def _is_plain(key: str) -> bool:
     return bool(_PLAIN_NAME.fullmatch(key)) and key not in RESERVED_NAMES
 
 
-def is_normalized_image(space: spaces.Space[Any], statistics: Statistics | None) -> bool:
-    """Whether a space stands for images of bytes that VecNormalize normalizes: it gives them bounds of its own."""
-    return (
-        statistics is not None
-        and isinstance(space, spaces.Box)
-        and len(space.shape) == 3
-        and bool((space.low == -statistics.clip_obs).all() and (space.high == statistics.clip_obs).all())
-    )
-
-
-def _is_float_image(space: spaces.Space[Any]) -> bool:
+def _is_float_image(space: LeafSpace) -> bool:
     """Whether a Box looks like an image of floats with its channels first, as VecNormalize makes them."""
-    return (
-        isinstance(space, spaces.Box)
-        and len(space.shape) == 3
-        and np.issubdtype(space.dtype, np.floating)
-        and int(np.argmin(space.shape)) == 0
-    )
+    is_float = np.issubdtype(np.dtype(space.dtype), np.floating)
+    return is_float and len(space.shape) == 3 and int(np.argmin(space.shape)) == 0
 
 
-def _spec(key: str | None, name: str, space: spaces.Space[Any], transposes: bool, unit_images: bool) -> TensorSpec:
-    shape: tuple[int, ...] = space.shape or ()
+def _spec(
+    key: str | None, name: str, space: LeafSpace, of_bytes: bool, transposes: bool, takes_unit: bool
+) -> TensorSpec:
+    shape, meaning = space.input_shape, space.observation_meaning
     layout: Layout | None = None
-    takes_unit = unit_images and is_image_space(space)
-    meaning = "raw observation"
-    if isinstance(space, spaces.Discrete):
-        shape, meaning = (1,), f"index of the category, a whole number from 0 to {space.n - 1}"
-    elif isinstance(space, spaces.MultiDiscrete):
-        meaning = "index of each category, whole numbers"
-    elif isinstance(space, spaces.MultiBinary):
-        meaning = "0 or 1 for each element"
-    elif transposes or is_image_space(space):
+    if transposes or of_bytes:
         layout = "channels_last" if transposes else "channels_first"
         shape = (*shape[1:], shape[0]) if transposes else shape
-        meaning = "raw image, 0 to 255" if is_image_space(space) else "raw image"
+        meaning = "raw image, 0 to 255" if of_bytes else "raw image"
         meaning = "image from 0 to 1: each byte divided by 255" if takes_unit else meaning
     return TensorSpec(
         name=name,
-        dtype="uint8" if is_image_space(space) and not takes_unit else "float32",
+        dtype="uint8" if of_bytes and not takes_unit else "float32",
         shape=(BATCH, *shape),
         role="observation",
         key=key,
@@ -229,9 +204,7 @@ def _spec(key: str | None, name: str, space: spaces.Space[Any], transposes: bool
     )
 
 
-def _check_statistics(
-    statistics: Mapping[str | None, Statistics], leaves: Mapping[str | None, spaces.Space[Any]]
-) -> None:
+def _check_statistics(statistics: Mapping[str | None, Statistics], leaves: Mapping[str | None, LeafSpace]) -> None:
     for key, of_key in statistics.items():
         where = "the observation" if key is None else f"the observation key {key!r}"
         if key not in leaves:

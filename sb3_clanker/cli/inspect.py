@@ -12,7 +12,6 @@ from sb3_clanker.errors import TargetError
 from sb3_clanker.policy_file.documents import encode
 from sb3_clanker.policy_file.reading import read_metadata
 from sb3_clanker.policy_file.record import PolicyMetadata
-from sb3_clanker.policy_file.spaces import DictSpace, ObservationSpace
 from sb3_clanker.targets.check import TARGETS, TargetReport, check_target
 from sb3_clanker.targets.target import shown
 
@@ -60,8 +59,8 @@ def _facts(metadata: PolicyMetadata) -> Iterator[tuple[str, str]]:
     yield "trained", f"{training.num_timesteps:,} timesteps{reward}"
     if check is not None:
         yield "proven", f"{check.n_observations} observations, largest difference {check.max_difference:.2g}"
-    yield "observation space", _describe(metadata.observation_space)
-    yield "action space", _describe(metadata.action_space)
+    yield "observation space", str(metadata.observation_space)
+    yield "action space", str(metadata.action_space)
     yield from (("input", f"{shown(spec)}: {spec.meaning}") for spec in metadata.inputs)
     yield from (("output", f"{shown(spec)}: {spec.meaning}") for spec in metadata.outputs)
     yield "normalization", metadata.normalization.status
@@ -71,9 +70,3 @@ def _facts(metadata: PolicyMetadata) -> Iterator[tuple[str, str]]:
         yield from (("belongs to", file.name) for file in metadata.checkpoint.files)
     yield from metadata.entries.items()
     yield "digest", f"{metadata.digest} (verified)"
-
-
-def _describe(space: ObservationSpace) -> str:
-    if isinstance(space, DictSpace):
-        return "Dict(" + ", ".join(f"{key}: {_describe(leaf)}" for key, leaf in space.spaces.items()) + ")"
-    return f"{space.type} {space.dtype} {list(space.shape)}"

@@ -5,16 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from sb3_clanker.policy_file.spaces import (
-    BoxSpace,
-    DictSpace,
-    DiscreteSpace,
-    LeafSpace,
-    MultiBinarySpace,
-    MultiDiscreteSpace,
-    ObservationSpace,
-    action_dim,
-)
+from sb3_clanker.policy_file.spaces import LeafSpace, ObservationSpace
 from sb3_clanker.policy_file.tensors import BATCH, LARGEST_BYTE, Sampling, TensorSpec
 
 _LARGEST = 1 << 26
@@ -23,7 +14,6 @@ _LARGEST_ACTION = 1 << 20
 """Elements of one action: a file holds a text with a number for each, which is made anew to check it."""
 _MAX_RANK = 31
 """Dimensions of one observation or action: with the batch, the most that numpy has."""
-_END_OF_INT64 = 1 << 63
 _NUMBERS = {"bool", "float16", "float32", "float64"} | {
     f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)
 }
@@ -41,9 +31,9 @@ def contradictions(
     """One line for every contradiction, beginning with the field's path; empty for a sound record."""
     spaces = {"observation_space": observation_space, "action_space": action_space}
     problems = [f"{path}: {problem}" for path, space in spaces.items() for problem in _in_space(space)]
-    if not problems and action_dim(action_space) > _LARGEST_ACTION:
-        problems.append(f"action_space: an action of {action_dim(action_space):,} elements is none")
-    if not _is_number(predict_dtype):
+    if not problems and action_space.n_elements > _LARGEST_ACTION:
+        problems.append(f"action_space: an action of {action_space.n_elements:,} elements is none")
+    if predict_dtype not in _NUMBERS:
         problems.append(f"predict_dtype: expected the name of a type of numbers, got {predict_dtype!r}")
     if not problems:
         problems += [f"inputs: {problem}" for problem in _in_inputs(observation_space, inputs)]
@@ -84,22 +74,9 @@ def _carry_no_state(inputs: tuple[TensorSpec, ...]) -> bool:
 
 
 def _can_sample(sampling: Sampling, space: LeafSpace, outputs: tuple[TensorSpec, ...]) -> bool:
-    if sampling in ("gaussian", "squashed_gaussian"):
-        told, width = {"action_mean", "action_std"}, action_dim(space)
-        fits = isinstance(space, BoxSpace)
-    else:
-        told, width = {"action_logits"}, _n_logits(space, sampling)
-        fits = isinstance(space, MultiBinarySpace) if sampling == "bernoulli" else not isinstance(space, BoxSpace)
+    told = {"action_mean", "action_std"} if sampling in ("gaussian", "squashed_gaussian") else {"action_logits"}
     shapes = {spec.name: spec.shape for spec in outputs}
-    return fits and all(shapes.get(name) == (BATCH, width) for name in told)
-
-
-def _n_logits(space: LeafSpace, sampling: Sampling) -> int:
-    if isinstance(space, DiscreteSpace):
-        return space.n
-    if isinstance(space, MultiDiscreteSpace):
-        return sum(space.nvec)
-    return action_dim(space) * (1 if sampling == "bernoulli" else 2)
+    return sampling in space.widths and all(shapes.get(name) == (BATCH, space.widths[sampling]) for name in told)
 
 
 def _is_allocatable(shape: tuple[int | str, ...], largest: int = _LARGEST) -> bool:
@@ -109,42 +86,28 @@ def _is_allocatable(shape: tuple[int | str, ...], largest: int = _LARGEST) -> bo
 
 
 def _in_space(space: ObservationSpace) -> Iterator[str]:
-    if isinstance(space, DictSpace):
-        for key, leaf in space.spaces.items():
-            yield from (f"key {key!r}: {problem}" for problem in _in_space(leaf))
-        return
+    for key, leaf in space.leaves().items():
+        yield from (problem if key is None else f"key {key!r}: {problem}" for problem in _in_leaf(leaf))
+
+
+def _in_leaf(space: LeafSpace) -> Iterator[str]:
     if not _is_allocatable(space.shape):
         yield f"the shape {list(space.shape)[:4]} is none of an observation or action"
         return
-    if not _is_number(space.dtype):
+    if space.dtype not in _NUMBERS:
         yield f"{space.dtype!r} is no type of numbers"
-    size = math.prod(space.shape)
-    if isinstance(space, BoxSpace):
-        for bound in (space.low, space.high):
-            if isinstance(bound, tuple) and len(bound) != size:
-                yield f"there are {len(bound)} bounds for {size} elements"
-    elif isinstance(space, DiscreteSpace):
-        if not 1 <= space.n < _END_OF_INT64 or space.shape:
-            yield f"n is {space.n} and the shape {list(space.shape)}, expected n of at least 1 and no shape"
-    elif isinstance(space, MultiDiscreteSpace):
-        if (len(space.nvec),) != space.shape or any(not 1 <= n < _END_OF_INT64 for n in space.nvec):
-            yield f"nvec does not fit the shape {list(space.shape)}"
-    elif isinstance(space, MultiBinarySpace):
-        expected = space.n if isinstance(space.n, tuple) else (space.n,)
-        if expected != space.shape:
-            yield f"n does not fit the shape {list(space.shape)}"
+    yield from space.contradictions()
 
 
 def _in_inputs(space: ObservationSpace, inputs: tuple[TensorSpec, ...]) -> Iterator[str]:
-    leaves: dict[str | None, LeafSpace] = {}
-    leaves.update(space.spaces.items() if isinstance(space, DictSpace) else [(None, space)])
+    leaves = space.leaves()
     specs = [spec for spec in inputs if spec.role == "observation"]
     observed = {spec.key: spec for spec in specs}
     if not leaves or set(observed) != set(leaves) or len(specs) != len(leaves):
         yield "they are not one for each observation"
         return
     for key, leaf in leaves.items():
-        spec, shape = observed[key], (1,) if isinstance(leaf, DiscreteSpace) else leaf.shape
+        spec, shape = observed[key], leaf.input_shape
         if spec.layout == "channels_last":
             shape = (*shape[1:], *shape[:1])
         misplaced = spec.layout is not None and len(leaf.shape) != 3
@@ -165,10 +128,6 @@ def _in_unused(inputs: tuple[TensorSpec, ...]) -> Iterator[str]:
 
 
 def _in_outputs(space: LeafSpace, outputs: tuple[TensorSpec, ...]) -> Iterator[str]:
-    expected = ("action", "float32", (BATCH, action_dim(space)))
+    expected = ("action", "float32", (BATCH, space.n_elements))
     if not outputs or (outputs[0].name, outputs[0].dtype, outputs[0].shape) != expected:
         yield "the first is not the action"
-
-
-def _is_number(dtype: str) -> bool:
-    return dtype in _NUMBERS

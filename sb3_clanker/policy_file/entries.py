@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from sb3_clanker.errors import OptionError, ReservedMetadataKeyError
 from sb3_clanker.policy_file.documents import encode
 from sb3_clanker.policy_file.record import PolicyMetadata
-from sb3_clanker.policy_file.spaces import action_dim
 
 CONTRACT_VERSION = "1.0.0"
 RECORD_KEY = "sb3_clanker"
@@ -29,7 +28,7 @@ RESERVED_KEYS = (*CONTRACT_KEYS, RECORD_KEY, SEAL_KEY)
 
 def contract_entries(metadata: PolicyMetadata) -> dict[str, str]:
     """The nine flat keys of the clanker policy contract, every value a string."""
-    dim = action_dim(metadata.action_space)
+    dim = metadata.action_space.n_elements
     values = (
         CONTRACT_VERSION,
         encode(metadata.action_space),

@@ -1,24 +1,29 @@
-"""What a space is, as plain data: kinds of spaces, and how each is described and built.
+"""The table of space kinds: what each is, how its values go in and come out, how gymnasium's are described and built.
 
-Nothing here needs gymnasium, except the functions that are given a space of it or build one.
+To add a kind, write a class of it here and name it in :data:`LeafSpace`. Nothing needs gymnasium, except the functions
+that are given a space of it or build one.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, cast, get_args, overload
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from sb3_clanker.errors import UnsupportedSpaceError
+from sb3_clanker.policy_file.bounds import Bound, cast_bound, pack_bound, unpack_bound
+from sb3_clanker.policy_file.tensors import Sampling
 
 if TYPE_CHECKING:
-    from gymnasium import spaces
+    from gymnasium import Space, spaces
 
-Bound: TypeAlias = float | tuple[float | None, ...] | None
-"""Bounds of a Box: one number for all, or one for each element in row-major order; None is unbounded."""
+SpaceRole: TypeAlias = Literal["observation", "action"]
+
+_END_OF_INT64 = 1 << 63
 
 
 class _Space(
@@ -36,7 +41,64 @@ class _Space(
         return str(self.__struct_config__.tag)
 
 
-class BoxSpace(_Space, frozen=True, kw_only=True):
+class _Leaf:
+    """What any kind of leaf space is, unless it says otherwise; its values are choices.
+
+    :cvar is_continuous: whether an element is a number between bounds, and not one of several choices
+    :cvar is_categorical: whether an element is the index of a category, which Stable-Baselines3 encodes one-hot
+    :cvar action_meaning: what an action of this kind is
+    :ivar observation_meaning: what an observation of this kind is
+    """
+
+    __slots__ = ()
+    is_continuous: ClassVar[bool] = False
+    is_categorical: ClassVar[bool] = False
+    if TYPE_CHECKING:
+        type: str
+        shape: tuple[int, ...]
+        dtype: str
+
+    @property
+    def choices(self) -> tuple[int, ...]:
+        """How many choices each element has; empty where it is none of several."""
+        return ()
+
+    @property
+    def n_elements(self) -> int:
+        """Width of a flattened value, as ``stable_baselines3.common.preprocessing.get_action_dim`` has it."""
+        return math.prod(self.shape)
+
+    @property
+    def widths(self) -> Mapping[Sampling, int]:
+        """Each distribution that actions may be drawn from, with the width of its parameters.
+
+        As ``stable_baselines3.common.distributions`` has them, and ``sb3_contrib.common.maskable.distributions``.
+        """
+        return {"categorical": sum(self.choices)}
+
+    @property
+    def n_labels(self) -> int:
+        """How many names describe a value: one for each element."""
+        return self.n_elements
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one observation as the input of a graph."""
+        return self.shape
+
+    def leaves(self) -> dict[str | None, LeafSpace]:
+        """The leaves by key, in order: itself, under None."""
+        return {None: cast("LeafSpace", self)}
+
+    def bounds(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Lowest and highest values, float64 of its shape, infinite where it is unbounded."""
+        return np.zeros(self.shape), np.reshape(self.choices, self.shape) - 1.0
+
+    def __str__(self) -> str:
+        return f"{self.type} {self.dtype} {list(self.shape)}"
+
+
+class BoxSpace(_Leaf, _Space, frozen=True, kw_only=True):
     """``gymnasium.spaces.Box``.
 
     :ivar type: tells the kinds of spaces apart
@@ -51,8 +113,37 @@ class BoxSpace(_Space, frozen=True, kw_only=True):
     low: Bound
     high: Bound
 
+    is_continuous = True
+    action_meaning = "the action, within its bounds, flattened in row-major order"
+    observation_meaning = "raw observation"
 
-class DiscreteSpace(_Space, frozen=True, kw_only=True):
+    @property
+    def widths(self) -> Mapping[Sampling, int]:
+        return {"gaussian": self.n_elements, "squashed_gaussian": self.n_elements}
+
+    def bounds(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        return unpack_bound(self.low, self.shape, -np.inf), unpack_bound(self.high, self.shape, np.inf)
+
+    def contradictions(self) -> Iterator[str]:
+        for bound in (self.low, self.high):
+            if isinstance(bound, tuple) and len(bound) != self.n_elements:
+                yield f"there are {len(bound)} bounds for {self.n_elements} elements"
+
+    @classmethod
+    def describe(cls, space: spaces.Box, role: SpaceRole) -> BoxSpace:
+        """Describe one; bounds of actions stay lists, as consumers read them element by element."""
+        low, high = (pack_bound(bound, as_list=role == "action") for bound in (space.low, space.high))
+        return cls(shape=tuple(space.shape), dtype=str(space.dtype), low=low, high=high)
+
+    def to_gymnasium(self) -> spaces.Box:
+        from gymnasium import spaces
+
+        dtype = np.dtype(self.dtype).type
+        low, high = (cast_bound(bound, dtype) for bound in self.bounds())
+        return spaces.Box(low, high, self.shape, dtype)
+
+
+class DiscreteSpace(_Leaf, _Space, frozen=True, kw_only=True):
     """``gymnasium.spaces.Discrete`` with ``start=0``.
 
     :ivar type: tells the kinds of spaces apart
@@ -65,8 +156,42 @@ class DiscreteSpace(_Space, frozen=True, kw_only=True):
     shape: tuple[int, ...] = ()
     dtype: str = "int64"
 
+    is_categorical = True
+    action_meaning = "index of the action, a whole number"
+    input_shape = (1,)
 
-class MultiDiscreteSpace(_Space, frozen=True, kw_only=True):
+    @property
+    def choices(self) -> tuple[int, ...]:
+        return (self.n,)
+
+    @property
+    def n_labels(self) -> int:
+        """One for each choice."""
+        return self.n
+
+    @property
+    def observation_meaning(self) -> str:
+        return f"index of the category, a whole number from 0 to {self.n - 1}"
+
+    def contradictions(self) -> Iterator[str]:
+        if not 1 <= self.n < _END_OF_INT64 or self.shape:
+            yield f"n is {self.n} and the shape {list(self.shape)}, expected n of at least 1 and no shape"
+
+    @classmethod
+    def describe(cls, space: spaces.Discrete, role: SpaceRole) -> DiscreteSpace:
+        if space.start != 0:
+            raise UnsupportedSpaceError(
+                role, str(space), f"it starts at {space.start}, and Stable-Baselines3 works with 0 to n-1"
+            )
+        return cls(n=int(space.n), dtype=str(space.dtype))
+
+    def to_gymnasium(self) -> spaces.Discrete:
+        from gymnasium import spaces
+
+        return spaces.Discrete(self.n, dtype=np.dtype(self.dtype).type)
+
+
+class MultiDiscreteSpace(_Leaf, _Space, frozen=True, kw_only=True):
     """``gymnasium.spaces.MultiDiscrete`` of one dimension.
 
     :ivar type: tells the kinds of spaces apart
@@ -79,8 +204,31 @@ class MultiDiscreteSpace(_Space, frozen=True, kw_only=True):
     shape: tuple[int, ...]
     dtype: str = "int64"
 
+    is_categorical = True
+    action_meaning = "index of each action, whole numbers"
+    observation_meaning = "index of each category, whole numbers"
 
-class MultiBinarySpace(_Space, frozen=True, kw_only=True):
+    @property
+    def choices(self) -> tuple[int, ...]:
+        return self.nvec
+
+    def contradictions(self) -> Iterator[str]:
+        if (len(self.nvec),) != self.shape or any(not 1 <= n < _END_OF_INT64 for n in self.nvec):
+            yield f"nvec does not fit the shape {list(self.shape)}"
+
+    @classmethod
+    def describe(cls, space: spaces.MultiDiscrete, role: SpaceRole) -> MultiDiscreteSpace:
+        if space.nvec.ndim != 1 or np.any(space.start != 0):
+            raise UnsupportedSpaceError(role, str(space), "only one dimension, starting at 0, is supported")
+        return cls(nvec=tuple(map(int, space.nvec)), shape=tuple(space.shape), dtype=str(space.dtype))
+
+    def to_gymnasium(self) -> spaces.MultiDiscrete:
+        from gymnasium import spaces
+
+        return spaces.MultiDiscrete(np.array(self.nvec), dtype=np.dtype(self.dtype).type)
+
+
+class MultiBinarySpace(_Leaf, _Space, frozen=True, kw_only=True):
     """``gymnasium.spaces.MultiBinary``.
 
     :ivar type: tells the kinds of spaces apart
@@ -92,6 +240,31 @@ class MultiBinarySpace(_Space, frozen=True, kw_only=True):
     n: int | tuple[int, ...]
     shape: tuple[int, ...]
     dtype: str = "int8"
+
+    action_meaning = observation_meaning = "0 or 1 for each element"
+
+    @property
+    def choices(self) -> tuple[int, ...]:
+        return (2,) * self.n_elements
+
+    @property
+    def widths(self) -> Mapping[Sampling, int]:
+        """One of log-odds, or, where there are masks, a pair of logits for each element."""
+        return {"bernoulli": self.n_elements, "categorical": 2 * self.n_elements}
+
+    def contradictions(self) -> Iterator[str]:
+        if (self.n if isinstance(self.n, tuple) else (self.n,)) != self.shape:
+            yield f"n does not fit the shape {list(self.shape)}"
+
+    @classmethod
+    def describe(cls, space: spaces.MultiBinary, _: SpaceRole) -> MultiBinarySpace:
+        shape = tuple(space.shape)
+        return cls(n=shape if np.ndim(space.n) else shape[0], shape=shape, dtype=str(space.dtype))
+
+    def to_gymnasium(self) -> spaces.MultiBinary:
+        from gymnasium import spaces
+
+        return spaces.MultiBinary(self.n if isinstance(self.n, int) else list(self.n))
 
 
 LeafSpace: TypeAlias = BoxSpace | DiscreteSpace | MultiDiscreteSpace | MultiBinarySpace
@@ -106,34 +279,31 @@ class DictSpace(_Space, frozen=True, kw_only=True):
 
     spaces: dict[str, LeafSpace]
 
+    def leaves(self) -> dict[str | None, LeafSpace]:
+        """The leaves by key, in order."""
+        return dict(self.spaces.items())
+
+    def to_gymnasium(self) -> Space[Any]:
+        from gymnasium import spaces
+
+        return spaces.Dict({key: leaf.to_gymnasium() for key, leaf in self.spaces.items()})
+
+    def __str__(self) -> str:
+        return f"Dict({', '.join(f'{key}: {leaf}' for key, leaf in self.spaces.items())})"
+
 
 ObservationSpace: TypeAlias = LeafSpace | DictSpace
 
 
-def action_dim(space: LeafSpace) -> int:
-    """Width of the flattened action, as ``stable_baselines3.common.preprocessing.get_action_dim`` has it."""
-    return math.prod(space.shape)
+KINDS: Mapping[str, type[LeafSpace]] = {cls.__name__.removesuffix("Space"): cls for cls in get_args(LeafSpace)}
+"""The table: every kind of leaf space, by its name in gymnasium."""
 
 
-def bounds(space: BoxSpace) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Lower and upper bound of a Box, float64 of its shape, infinite where it is unbounded."""
-    return _unpack(space.low, space.shape, -np.inf), _unpack(space.high, space.shape, np.inf)
-
-
-def round_inward(bound: NDArray[np.generic], inside: float) -> NDArray[np.float32]:
-    """A bound in float32, rounded to the inside: nothing leaves a space whose bounds float32 cannot carry.
-
-    :param bound: lower or upper bounds
-    :param inside: infinity of the sign that points from the bound into the space
-    """
-    exact = bound.astype(np.float64)
-    with np.errstate(over="ignore"):  # beyond float32 is infinite, and so outside
-        rounded = exact.astype(np.float32)
-    outside = rounded < exact if inside > 0 else rounded > exact
-    return np.where(outside, np.nextafter(rounded, np.float32(inside)), rounded)
-
-
-def describe_space(space: spaces.Space[object], role: Literal["observation", "action"]) -> ObservationSpace:
+@overload
+def describe_space(space: spaces.Space[Any], role: Literal["action"]) -> LeafSpace: ...
+@overload
+def describe_space(space: spaces.Space[Any], role: Literal["observation"]) -> ObservationSpace: ...
+def describe_space(space: spaces.Space[Any], role: SpaceRole) -> ObservationSpace:
     """Describe a gymnasium space as plain data.
 
     :param space: the space of a Stable-Baselines3 policy
@@ -151,67 +321,8 @@ def describe_space(space: spaces.Space[object], role: Literal["observation", "ac
                 raise UnsupportedSpaceError(role, str(space), f"a Dict within a Dict (key {key!r}) is not supported")
             leaves[key] = description
         return DictSpace(spaces=leaves)
-    if isinstance(space, spaces.Box):
-        return BoxSpace(
-            shape=tuple(space.shape), dtype=str(space.dtype), low=_pack(space.low, role), high=_pack(space.high, role)
-        )
-    if isinstance(space, spaces.Discrete):
-        if space.start != 0:
-            raise UnsupportedSpaceError(
-                role, str(space), f"it starts at {space.start}, and Stable-Baselines3 works with 0 to n-1"
-            )
-        return DiscreteSpace(n=int(space.n), dtype=str(space.dtype))
-    if isinstance(space, spaces.MultiDiscrete):
-        if space.nvec.ndim != 1 or np.any(space.start != 0):
-            raise UnsupportedSpaceError(role, str(space), "only one dimension, starting at 0, is supported")
-        return MultiDiscreteSpace(nvec=tuple(map(int, space.nvec)), shape=tuple(space.shape), dtype=str(space.dtype))
-    if isinstance(space, spaces.MultiBinary):
-        n = space.n if isinstance(space.n, (int, np.integer)) else tuple(map(int, space.n))
-        return MultiBinarySpace(
-            n=n if isinstance(n, tuple) else int(n), shape=tuple(space.shape), dtype=str(space.dtype)
-        )
-    supported = "Box, Discrete, MultiDiscrete, MultiBinary" + (" and Dict" if role == "observation" else "")
+    for kind, cls in KINDS.items():
+        if isinstance(space, getattr(spaces, kind)):
+            return cls.describe(cast("Any", space), role)
+    supported = ", ".join(KINDS) + (" and Dict" if role == "observation" else "")
     raise UnsupportedSpaceError(role, str(space), f"{type(space).__name__} is not among {supported}")
-
-
-def to_gymnasium(space: ObservationSpace) -> spaces.Space[object]:
-    """Build the gymnasium space that ``space`` describes (needs gymnasium)."""
-    from gymnasium import spaces
-
-    built: object
-    if isinstance(space, DictSpace):
-        built = spaces.Dict({key: to_gymnasium(leaf) for key, leaf in space.spaces.items()})
-    elif isinstance(space, BoxSpace):
-        low, high = bounds(space)
-        dtype = np.dtype(space.dtype).type
-        built = spaces.Box(_cast(low, dtype), _cast(high, dtype), space.shape, dtype)
-    elif isinstance(space, DiscreteSpace):
-        built = spaces.Discrete(space.n, dtype=np.dtype(space.dtype).type)
-    elif isinstance(space, MultiDiscreteSpace):
-        built = spaces.MultiDiscrete(np.array(space.nvec), dtype=np.dtype(space.dtype).type)
-    else:
-        built = spaces.MultiBinary(space.n if isinstance(space.n, int) else list(space.n))
-    return built
-
-
-def _pack(bound: NDArray[np.generic], role: str) -> Bound:
-    """Bounds as JSON has them. Action bounds stay a list: consumers read them element by element."""
-    flat = bound.reshape(-1)
-    uniform = role == "observation" and flat.size > 0 and bool((flat == flat[0]).all())
-    values = tuple(float(value) if np.isfinite(value) else None for value in (flat[:1] if uniform else flat))
-    return values[0] if uniform else values
-
-
-def _cast(bound: NDArray[np.float64], dtype: type[Any]) -> NDArray[Any]:
-    """Bounds in the type of their space; the largest integers of 64 bits are none of float64."""
-    if np.dtype(dtype).kind not in "iu":
-        return bound.astype(dtype)
-    limits = np.iinfo(dtype)
-    cast = [min(max(int(max(min(value, 2.0**64), -(2.0**64))), limits.min), limits.max) for value in bound.flat]
-    return np.array(cast, dtype=dtype).reshape(bound.shape)
-
-
-def _unpack(bound: Bound, shape: tuple[int, ...], unbounded: float) -> NDArray[np.float64]:
-    if not isinstance(bound, tuple):
-        return np.full(shape, unbounded if bound is None else bound)
-    return np.array([unbounded if value is None else value for value in bound]).reshape(shape)

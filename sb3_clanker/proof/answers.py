@@ -6,9 +6,7 @@ from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 import numpy as np
-from gymnasium import spaces
 from numpy.typing import NDArray
-from stable_baselines3.common.preprocessing import get_action_dim
 
 from sb3_clanker.options import ExportOptions
 from sb3_clanker.policy_file.record import PolicyMetadata
@@ -86,8 +84,8 @@ def _firm(
     """
     unit = comparison_unit(reference.action_space, answers)
     allowed = options.atol * unit + options.rtol * np.abs(answers)
-    if not isinstance(reference.action_space, spaces.Box):
-        allowed[:, : get_action_dim(reference.action_space)] = 0.0  # a choice is the same, or another one
+    if not reference.action_space.is_continuous:
+        allowed[:, : reference.action_space.n_elements] = 0.0  # a choice is the same, or another one
     finite = np.isfinite(answers).all(axis=1)
     perturbed = np.stack([rows(other, len(answers)) for other in reference.perturbed(batch, **context)])
     with np.errstate(invalid="ignore"):  # infinite less infinite
@@ -96,17 +94,13 @@ def _firm(
 
 
 def _assemble(
-    metadata: PolicyMetadata,
-    cases: list[_Case],
-    unit: NDArray[np.float64],
-    options: ExportOptions,
+    metadata: PolicyMetadata, cases: list[_Case], unit: NDArray[np.float64], options: ExportOptions
 ) -> TestVectors:
-    discrete = metadata.action_space.type != "Box"
     outputs, spans, first = [], {}, 0
     for spec in metadata.outputs:
         shape = tuple(1 if isinstance(dim, str) else dim for dim in spec.shape)
         last = first + int(np.prod(shape))
-        exact = spec.role == "action" and discrete
+        exact = spec.role == "action" and not metadata.action_space.is_continuous
         outputs.append(
             VectorOutput(
                 name=spec.name,

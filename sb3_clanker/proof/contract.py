@@ -13,7 +13,6 @@ from onnx.external_data_helper import uses_external_data
 
 from sb3_clanker.policy_file.entries import contract_entries
 from sb3_clanker.policy_file.record import PolicyMetadata
-from sb3_clanker.policy_file.spaces import action_dim
 from sb3_clanker.policy_file.tensors import BATCH, TensorSpec
 
 _INPUT_TYPES = {
@@ -72,7 +71,7 @@ def _signature(value: onnx.ValueInfoProto) -> tuple[str, str, tuple[int | str, .
 
 
 def _roles(metadata: PolicyMetadata) -> Iterator[str]:
-    first, expected = metadata.outputs[0], (BATCH, action_dim(metadata.action_space))
+    first, expected = metadata.outputs[0], (BATCH, metadata.action_space.n_elements)
     if (first.name, first.dtype, first.shape) != ("action", "float32", expected):
         yield f"the first output is {first.name} {first.dtype} {first.shape}, expected action float32 {expected}"
     for spec in metadata.inputs:

@@ -27,7 +27,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvWrapper
 from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
 
 from sb3_clanker.errors import UnsupportedWrapperError
-from sb3_clanker.proof.probes import Batch, batch_size, draw_observations, take
+from sb3_clanker.proof.probes import Batch, as_batch, batch_size, by_key, draw_observations, take
 from sb3_clanker.sb3.statistics import collect_statistics
 from sb3_clanker.sb3.untouched import generators_kept
 from sb3_clanker.sb3.wrappers import frame_stacks, stacked_by_key, vec_chain
@@ -132,8 +132,7 @@ def _check_first(model: BaseAlgorithm, outside: Sequence[VecEnv], vec_normalize:
             expected = wrapper.transpose_observations(expected)
     for key, stack in frame_stacks(model.get_env()).items():
         if stack.after_normalization:  # the newest frame comes last
-            newest = np.split(seen if key is None else seen[key], stack.n_stack, stack.axis)[-1]
-            seen = newest if key is None else {**seen, key: newest}
+            seen = as_batch({**by_key(seen), key: np.split(by_key(seen)[key], stack.n_stack, stack.axis)[-1]})
     if not _same(seen, expected):
         raise UnsupportedWrapperError(
             ", ".join(type(wrapper).__name__ for wrapper in (*outside, vec_normalize)),
@@ -247,12 +246,10 @@ def _repeat(wrapper: VecFrameStack, observations: Any) -> Any:
         stacked = np.concatenate([frame] * stack.n_stack, axis=stack.stack_dimension)
         return stacked.astype(stack.stacked_obs.dtype)
 
-    if isinstance(observations, dict):
-        return {key: repeat(frame, stacks[key]) for key, frame in observations.items()}
-    return repeat(observations, stacks[None])
+    return as_batch({key: repeat(frame, stacks[key]) for key, frame in by_key(observations).items()})
 
 
 def _same(one: Any, other: Any) -> bool:
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
-    return not isinstance(one, dict) and not isinstance(other, dict) and np.array_equal(one, other, equal_nan=True)
+    of_one, of_other = by_key(one), by_key(other)
+    alike = (np.array_equal(of_one[key], of_other[key], equal_nan=True) for key in of_one)
+    return of_one.keys() == of_other.keys() and all(alike)

@@ -15,9 +15,9 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from sb3_clanker.actor.observation import is_normalized_image, leaf_spaces
-from sb3_clanker.policy_file.spaces import round_inward
-from sb3_clanker.proof.lattice import before_normalization, draw_lattice
+from sb3_clanker.policy_file.bounds import round_inward
+from sb3_clanker.policy_file.spaces import LeafSpace, describe_space
+from sb3_clanker.proof.lattice import Rows, before_normalization, draw_lattice
 from sb3_clanker.sb3.statistics import Statistics
 
 Batch: TypeAlias = NDArray[Any] | dict[str, NDArray[Any]]
@@ -62,14 +62,14 @@ def draw_observations(
         whatever the weights
     """
     generator = np.random.default_rng(_SEED)
-    leaves = leaf_spaces(space)
-    n_elements = sum(int(np.prod(leaf.shape or ())) for leaf in leaves.values())
+    leaves = describe_space(space, "observation").leaves()
+    n_elements = sum(leaf.n_elements for leaf in leaves.values())
     n_lattice = int(np.clip(_LATTICE_ELEMENTS // max(n_elements, 1), 8, _N_LATTICE)) if lattice else 0
     drawn = {
         key: _through_float32(np.concatenate(_draw(leaf, statistics.get(key), generator, n_samples, n_lattice)))
         for key, leaf in leaves.items()
     }
-    return drawn[None] if None in drawn else {str(key): rows for key, rows in drawn.items()}
+    return as_batch(drawn)
 
 
 def gather_probes(drawn: Batch, seen: Batch | None, masked_choices: tuple[int, ...] = ()) -> Probes:
@@ -79,62 +79,68 @@ def gather_probes(drawn: Batch, seen: Batch | None, masked_choices: tuple[int, .
     :param seen: a batch of raw observations that training saw, or None
     :param masked_choices: of a maskable policy, how many choices each dimension of the action has
     """
-    if seen is None:
-        observations = drawn
-    elif isinstance(drawn, dict) and isinstance(seen, dict):
-        observations = {key: _join(seen[key], rows) for key, rows in drawn.items()}
-    else:
-        observations = _join(seen, drawn)
-    masks = None
-    if masked_choices:
-        masks = _draw_masks(masked_choices, np.random.default_rng(_SEED), batch_size(observations))
+    observations = drawn
+    if seen is not None:
+        observations = as_batch({key: _join(by_key(seen)[key], rows) for key, rows in by_key(drawn).items()})
+    n = batch_size(observations)
+    masks = _draw_masks(masked_choices, np.random.default_rng(_SEED), n) if masked_choices else None
     return Probes(observations=observations, n_seen=0 if seen is None else batch_size(seen), action_masks=masks)
+
+
+def by_key(batch: Batch) -> dict[Any, NDArray[Any]]:
+    """The arrays of a batch by key of a Dict space, or under None."""
+    return batch if isinstance(batch, dict) else {None: batch}
+
+
+def as_batch(arrays: dict[Any, NDArray[Any]]) -> Batch:
+    """A batch of arrays by key, or of the one under None."""
+    return arrays.get(None, arrays)
 
 
 def take(batch: Batch, index: int | slice | NDArray[Any]) -> Batch:
     """Rows of a batch."""
-    return {key: rows[index] for key, rows in batch.items()} if isinstance(batch, dict) else batch[index]
+    return as_batch({key: rows[index] for key, rows in by_key(batch).items()})
 
 
 def batch_size(batch: Batch) -> int:
     """Number of observations in a batch."""
-    return len(next(iter(batch.values())) if isinstance(batch, dict) else batch)
+    return len(next(iter(by_key(batch).values())))
 
 
 def _draw(
-    space: spaces.Space[Any], statistics: Statistics | None, generator: np.random.Generator, n: int, n_lattice: int
+    space: LeafSpace, statistics: Statistics | None, generator: np.random.Generator, n: int, n_lattice: int
 ) -> list[NDArray[Any]]:
     """Random observations, points of a lattice, and the corners of the space."""
-    if isinstance(space, spaces.Discrete):
-        return [generator.integers(0, space.n, size=n + n_lattice), np.array([0, space.n - 1, 0])]
-    if isinstance(space, spaces.MultiDiscrete):
-        nvec = np.asarray(space.nvec)
-        return [generator.integers(0, nvec, size=(n + n_lattice, *nvec.shape)), _corners(np.zeros_like(nvec), nvec - 1)]
-    if isinstance(space, spaces.MultiBinary):
-        zeros = np.zeros(space.shape, dtype=np.int8)
-        drawn = generator.integers(0, 2, size=(n + n_lattice, *zeros.shape), dtype=np.int8)
-        return [drawn, _corners(zeros, zeros + 1)]
-    if not isinstance(space, spaces.Box):
-        raise TypeError(f"no probes for {type(space).__name__}")
-    if space.dtype == np.uint8 and statistics is None:  # images: as they are, which is fast
-        lowest, highest = _uniform(space.low), _uniform(space.high)  # with one bound for all, this is much quicker
-        pixels = generator.integers(lowest, highest, size=(n, *space.shape), dtype=np.uint8, endpoint=True)
-        return [pixels, _draw_pixels(space, n_lattice, generator), _corners(space.low, space.high)]
-    parts = _draw_box(space, statistics, generator, n, n_lattice)
-    return [(np.round(part) if np.issubdtype(space.dtype, np.integer) else part).astype(space.dtype) for part in parts]
+    dtype, (low, high) = np.dtype(space.dtype), space.bounds()
+    if not space.is_continuous:
+        return [_draw_integers(low, high, dtype, n + n_lattice, generator), _corners(low, high).astype(dtype)]
+    if dtype == np.uint8 and statistics is None:  # images: as they are, which is fast
+        pixels = _draw_integers(low, high, dtype, n, generator)
+        return [pixels, _draw_pixels(low, high, n_lattice, generator), _corners(low, high).astype(dtype)]
+    parts = _draw_box(low, high, statistics, generator, n, n_lattice)
+    return [(np.round(part) if np.issubdtype(dtype, np.integer) else part).astype(dtype) for part in parts]
+
+
+def _draw_integers(
+    low: Rows, high: Rows, dtype: np.dtype[Any], n: int, generator: np.random.Generator
+) -> NDArray[np.integer[Any]]:
+    """Random whole numbers; with one bound for all elements, this is much quicker."""
+    lowest, highest = (
+        bound.flat[0] if (bound == bound.flat[0]).all() else bound for bound in (low.astype(dtype), high.astype(dtype))
+    )
+    drawn: NDArray[np.integer[Any]] = generator.integers(lowest, highest, (n, *low.shape), dtype.type, endpoint=True)
+    return drawn
 
 
 def _draw_box(
-    space: spaces.Box, statistics: Statistics | None, generator: np.random.Generator, n: int, n_lattice: int
-) -> list[NDArray[np.float64]]:
-    lowest, highest = (
-        bound.astype(np.float64) for bound in (round_inward(space.low, np.inf), round_inward(space.high, -np.inf))
-    )
+    low: Rows, high: Rows, statistics: Statistics | None, generator: np.random.Generator, n: int, n_lattice: int
+) -> list[Rows]:
+    lowest, highest = (bound.astype(np.float64) for bound in (round_inward(low, np.inf), round_inward(high, -np.inf)))
     if statistics is None:
         center, deviation = np.clip(0.0, lowest, highest), np.ones_like(lowest)
         reach = np.full_like(lowest, _LARGEST)
     else:  # around what training saw, and beyond what normalization clips
-        if is_normalized_image(space, statistics):
+        if _is_normalized_image(low, high, statistics):
             lowest, highest = np.zeros_like(lowest), np.full_like(highest, 255.0)
         center, deviation = np.clip(statistics.mean, lowest, highest), statistics.deviation
         reach = deviation * 2 * statistics.clip_obs
@@ -148,18 +154,18 @@ def _draw_box(
     return [drawn, lattice, _corners(low, high, center)]
 
 
-def _draw_pixels(space: spaces.Box, n: int, generator: np.random.Generator) -> NDArray[np.uint8]:
+def _draw_pixels(low: Rows, high: Rows, n: int, generator: np.random.Generator) -> NDArray[np.uint8]:
     """Points of a lattice of bytes: the ends of their range, its middle, and whole images of one of them."""
-    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
     middle = np.full_like(low, 127.0)
     lattice = draw_lattice(low, high, middle, middle, n, generator)
     lattice[1::2] = 255.0 - lattice[1::2]
     return np.clip(np.round(lattice), low, high).astype(np.uint8)
 
 
-def _uniform(bound: NDArray[Any]) -> Any:
-    """The only value of a bound, or the bound."""
-    return bound.flat[0] if (bound == bound.flat[0]).all() else bound
+def _is_normalized_image(low: Rows, high: Rows, statistics: Statistics) -> bool:
+    """Whether a space stands for images of bytes that VecNormalize normalizes: it gives them bounds of its own."""
+    clip_obs = np.float32(statistics.clip_obs)
+    return low.ndim == 3 and bool((low == -clip_obs).all() and (high == clip_obs).all())
 
 
 def _draw_masks(choices: tuple[int, ...], generator: np.random.Generator, n: int) -> NDArray[np.bool_]:

@@ -12,14 +12,14 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch as th
-from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_clanker.actor.extra_outputs import Further
-from sb3_clanker.proof.probes import Batch, batch_size, take
+from sb3_clanker.policy_file.spaces import describe_space
+from sb3_clanker.proof.probes import Batch, as_batch, batch_size, by_key, take
 from sb3_clanker.sb3.compiled import eager
 from sb3_clanker.sb3.copying import copy_policy
 from sb3_clanker.sb3.untouched import modes_kept
@@ -61,6 +61,7 @@ class Reference:
     :param further: what else the policy is asked to tell
     :param stacks: how frames are stacked; where that happens after VecNormalize, it gets one frame at a time
     :param apart: how far a copy that is asked is from the policy itself, None where the policy is asked
+    :ivar action_space: action space of the policy
     """
 
     def __init__(
@@ -77,11 +78,7 @@ class Reference:
         self._model, self._vec_normalize = model, vec_normalize
         self._stacks = {key: stack for key, stack in stacks.items() if stack.after_normalization}
         self._predictor = predictor
-
-    @property
-    def action_space(self) -> spaces.Space[Any]:
-        """Action space of the policy."""
-        return self._model.policy.action_space
+        self.action_space = describe_space(model.policy.action_space, "action")
 
     def predict(self, observation: Batch, **context: Any) -> Prediction:
         """Actions for raw observations, single or in a batch, and the next state, as Stable-Baselines3 returns them.
@@ -139,19 +136,13 @@ class Reference:
         if not self._stacks:
             return vec_normalize.normalize_obs(observation)
         n_stack = next(iter(self._stacks.values())).n_stack
-        if isinstance(observation, dict):
-            split = {key: np.split(value, n_stack, self._stacks[key].axis) for key, value in observation.items()}
-            frames: list[Any] = [
-                vec_normalize.normalize_obs({key: parts[index] for key, parts in split.items()})
-                for index in range(n_stack)
-            ]
-            return {
-                key: np.concatenate([frame[key] for frame in frames], axis=self._stacks[key].axis)
-                for key in observation
-            }
-        axis = self._stacks[None].axis
-        frames = [vec_normalize.normalize_obs(frame) for frame in np.split(observation, n_stack, axis)]
-        return np.concatenate(frames, axis=axis)
+        axes = {key: self._stacks[key].axis for key in by_key(observation)}
+        split = {key: np.split(value, n_stack, axes[key]) for key, value in by_key(observation).items()}
+        frames = [
+            by_key(vec_normalize.normalize_obs(as_batch({key: parts[index] for key, parts in split.items()})))
+            for index in range(n_stack)
+        ]
+        return as_batch({key: np.concatenate([frame[key] for frame in frames], axis) for key, axis in axes.items()})
 
 
 def seen_observations(model: BaseAlgorithm, vec_normalize: VecNormalize | None, limit: int) -> Batch | None:
@@ -174,20 +165,13 @@ def seen_observations(model: BaseAlgorithm, vec_normalize: VecNormalize | None, 
         rows = np.unique(np.linspace(0, batch_size(batch) - 1, share).astype(int))
         chosen.append(take(batch, rows))
         limit -= len(rows)
-    return _concatenate(chosen)
+    return as_batch({key: np.concatenate([by_key(batch)[key] for batch in chosen]) for key in by_key(chosen[0])})
 
 
 def _latest(latest: Batch | None, model: BaseAlgorithm) -> Batch | None:
     """The latest observations, unless a wrapper around VecNormalize gave them another shape."""
-    space = model.policy.observation_space
-    if latest is None or isinstance(space, spaces.Dict) != isinstance(latest, dict):
-        return None
-    if isinstance(latest, dict) and isinstance(space, spaces.Dict):
-        fits = set(latest) == set(space.spaces) and all(
-            latest[key].shape[1:] == leaf.shape for key, leaf in space.spaces.items()
-        )
-        return latest if fits else None
-    return latest if not isinstance(latest, dict) and latest.shape[1:] == space.shape else None
+    shapes = None if latest is None else {key: rows.shape[1:] for key, rows in by_key(latest).items()}
+    return latest if shapes == _shapes(model) else None
 
 
 def _buffered(model: BaseAlgorithm, vec_normalize: VecNormalize | None) -> Batch | None:
@@ -200,15 +184,10 @@ def _buffered(model: BaseAlgorithm, vec_normalize: VecNormalize | None) -> Batch
     filled = len(buffer.observations) if buffer.full else buffer.pos
     if filled == 0:
         return None
-    space, stored = model.policy.observation_space, buffer.observations
-    if isinstance(space, spaces.Dict):
-        return {key: stored[key][:filled].reshape(-1, *(leaf.shape or ())) for key, leaf in space.spaces.items()}
-    rows: NDArray[Any] = stored[:filled].reshape(-1, *(space.shape or ()))
-    return rows
+    stored = by_key(buffer.observations)
+    return as_batch({key: stored[key][:filled].reshape(-1, *shape) for key, shape in _shapes(model).items()})
 
 
-def _concatenate(batches: list[Any]) -> Batch:
-    if isinstance(batches[0], dict):
-        return {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
-    rows: NDArray[Any] = np.concatenate(batches)
-    return rows
+def _shapes(model: BaseAlgorithm) -> dict[str | None, tuple[int, ...]]:
+    leaves = describe_space(model.policy.observation_space, "observation").leaves()
+    return {key: leaf.shape for key, leaf in leaves.items()}

@@ -13,14 +13,13 @@ from typing import Any
 
 import numpy as np
 import onnx
-from gymnasium import spaces
 from msgspec.structs import replace
 from numpy.typing import NDArray
-from stable_baselines3.common.preprocessing import get_action_dim
 
 from sb3_clanker.errors import ValidationError
 from sb3_clanker.options import ExportOptions
 from sb3_clanker.policy_file.record import PolicyMetadata
+from sb3_clanker.policy_file.spaces import LeafSpace
 from sb3_clanker.proof.contract import contract_problems
 from sb3_clanker.proof.probes import Batch, Probes, batch_size, take
 from sb3_clanker.proof.reference import Prediction, Reference
@@ -257,8 +256,8 @@ class _Comparison:
     def _exact(self, width: int) -> NDArray[np.bool_]:
         """Which elements of a row are choices, with nothing between them."""
         exact = np.zeros(width, bool)
-        if not isinstance(self._reference.action_space, spaces.Box):
-            exact[: get_action_dim(self._reference.action_space)] = True
+        space = self._reference.action_space
+        exact[: space.n_elements] = not space.is_continuous
         return exact
 
 
@@ -270,18 +269,19 @@ def rows(prediction: Prediction, n: int) -> NDArray[np.float64]:
     return np.concatenate(parts, axis=1, dtype=np.float64)
 
 
-def comparison_unit(space: spaces.Space[Any], expected: NDArray[np.float64]) -> NDArray[np.float64]:
+def comparison_unit(space: LeafSpace, expected: NDArray[np.float64]) -> NDArray[np.float64]:
     """What a difference is measured in, for each element of a row.
 
     One step of a choice; half the range of a Box, or the largest action where the policy uses less of it: a motor of
     ±1000 N that is never driven beyond ±5 is compared in units of 5. For the rest, the largest value, at least 1.
     """
-    dim = get_action_dim(space)
+    dim = space.n_elements
     magnitude = np.abs(expected)
     magnitude[~(magnitude < _STAND_IN)] = 0.0
     unit: NDArray[np.float64] = np.maximum(magnitude.max(axis=0), 1.0)
-    if isinstance(space, spaces.Box):
-        half = (space.high.astype(np.float64) - space.low.astype(np.float64)).reshape(-1) / 2
+    if space.is_continuous:
+        low, high = space.bounds()
+        half = (high - low).reshape(-1) / 2
         unit[:dim] = np.minimum(np.where(half > 0, half, 1.0), unit[:dim])
     else:
         unit[:dim] = 1.0

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch as th
-from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.policies import BasePolicy
 
 from sb3_clanker.errors import UnsupportedPolicyError
+from sb3_clanker.policy_file.spaces import describe_space
 from sb3_clanker.proof.reference import Prediction
 from sb3_clanker.sb3.compiled import uncompiled_name
 from sb3_clanker.sb3.copying import copy_policy
@@ -65,9 +65,10 @@ def require_alike(live: Prediction, copied: Prediction, policy: BasePolicy) -> f
         share of choices that differ
     :raises UnsupportedPolicyError: farther than the arithmetic of an accelerator explains
     """
-    space = policy.action_space
-    if isinstance(space, spaces.Box):
-        half = np.maximum((space.high.astype(np.float64) - space.low) / 2, np.finfo(np.float32).tiny)
+    space = describe_space(policy.action_space, "action")
+    if space.is_continuous:
+        low, high = space.bounds()
+        half = np.maximum((high - low) / 2, np.finfo(np.float32).tiny)
         apart, most = _largest(np.abs(live.action - copied.action) / half), LOOSE
     elif live.scores:
         (one,), (other,) = live.scores, copied.scores

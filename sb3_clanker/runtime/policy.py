@@ -22,7 +22,7 @@ from sb3_clanker.errors import (
 from sb3_clanker.policy_file.container import MalformedContainerError, split_container
 from sb3_clanker.policy_file.reading import PolicyFile, parse, read_policy_file
 from sb3_clanker.policy_file.record import PolicyMetadata
-from sb3_clanker.policy_file.spaces import DictSpace, LeafSpace, to_gymnasium
+from sb3_clanker.policy_file.spaces import LeafSpace
 from sb3_clanker.policy_file.tensors import BATCH, TensorSpec
 from sb3_clanker.public import public
 from sb3_clanker.runtime.sampling import make_sampler
@@ -92,6 +92,7 @@ class OnnxPolicy:
         _check_signature(self._session, metadata, file.path)
         self._encode = _encoder(metadata)
         self._encode_further = _further_encoder(metadata)
+        self._takes_masks = any(spec.role == "action_masks" for spec in metadata.inputs)
         self._decode = _decoder(metadata)
         self._outputs = ["action", "h_out", "c_out"] if metadata.recurrent else ["action"]
         self._sampled = [spec.name for spec in metadata.outputs if spec.name.startswith("action_")]
@@ -105,12 +106,12 @@ class OnnxPolicy:
     @property
     def observation_space(self) -> spaces.Space[Any]:
         """Space of the raw observations, built on demand (needs gymnasium)."""
-        return to_gymnasium(self.metadata.observation_space)
+        return self.metadata.observation_space.to_gymnasium()
 
     @property
     def action_space(self) -> spaces.Space[Any]:
         """Space of the actions, built on demand (needs gymnasium)."""
-        return to_gymnasium(self.metadata.action_space)
+        return self.metadata.action_space.to_gymnasium()
 
     def predict(
         self,
@@ -188,8 +189,7 @@ class OnnxPolicy:
         action_masks: Array | None = None,
     ) -> dict[str, Array]:
         """What goes into the graph, by the name of the input; parameters and errors as for :meth:`outputs`."""
-        feed, _ = self._feed(observation, state, episode_start, action_masks)
-        return feed
+        return self._feed(observation, state, episode_start, action_masks)[0]
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run the graph on its own inputs, as any other consumer of the file does.
@@ -208,10 +208,10 @@ class OnnxPolicy:
         self, observation: Observation, state: State | None, episode_start: Array | None, action_masks: Array | None
     ) -> _Encoded:
         encoded = self._encode(observation)
+        if action_masks is not None and not self._takes_masks:
+            raise ObservationError("This policy takes no action masks, got some.")
         if self._encode_further is not None:
             self._encode_further(encoded[0], state, episode_start, action_masks)
-        elif action_masks is not None:
-            raise ObservationError("This policy takes no action masks, got some.")
         return encoded
 
 
@@ -265,12 +265,12 @@ def _one_line(error: Exception) -> str:
 
 def _encoder(metadata: PolicyMetadata) -> Callable[[Observation], _Encoded]:
     """What turns an observation into the inputs of the graph, decided once."""
-    space = metadata.observation_space
-    inputs = [spec for spec in metadata.inputs if spec.role == "observation"]
-    if not isinstance(space, DictSpace):
-        return _leaf_encoder(inputs[0], space)
-
-    leaves = {spec.key: _leaf_encoder(spec, space.spaces[spec.key]) for spec in inputs if spec.key is not None}
+    spaces, observed = metadata.observation_space.leaves(), [s for s in metadata.inputs if s.role == "observation"]
+    leaves: dict[Any, Callable[[Any], _Encoded]] = {
+        spec.key: _leaf_encoder(spec, spaces[spec.key]) for spec in observed
+    }
+    if None in leaves:
+        return leaves[None]
 
     def encode(observation: Observation) -> _Encoded:
         if not isinstance(observation, Mapping) or set(observation) != set(leaves):
@@ -349,12 +349,8 @@ def _further_encoder(
             )
         feed["action_masks"] = masks.reshape(n, n_choices)
 
-    def add_state(
-        feed: dict[str, Array], state: State | None, episode_start: Array | None, action_masks: Array | None
-    ) -> None:
-        if action_masks is not None:
-            raise ObservationError("This policy takes no action masks, got some.")
-        n, (n_layers, _, width) = len(feed[observation]), shapes["hidden_state"]
+    def add_state(feed: dict[str, Array], state: State | None, episode_start: Array | None, _: Array | None) -> None:
+        n, (n_layers, width) = len(feed[observation]), shapes["hidden_state"][::2]
         expected = (int(n_layers), n, int(width))
         if state is None:
             feed["h_in"] = feed["c_in"] = np.zeros(expected, np.float32)
@@ -373,9 +369,7 @@ def _further_encoder(
             )
         feed["episode_start"] = starts
 
-    def add_unused(feed: dict[str, Array], _: State | None, __: Array | None, action_masks: Array | None) -> None:
-        if action_masks is not None:
-            raise ObservationError("This policy takes no action masks, got some.")
+    def add_unused(feed: dict[str, Array], _: State | None, __: Array | None, ___: Array | None) -> None:
         n = len(feed[observation])
         feed.update({spec.name: np.zeros((n, int(spec.shape[1])), np.float32) for spec in unused})
 

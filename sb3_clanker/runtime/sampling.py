@@ -8,8 +8,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from sb3_clanker.policy_file.bounds import round_inward
 from sb3_clanker.policy_file.record import PolicyMetadata
-from sb3_clanker.policy_file.spaces import BoxSpace, DiscreteSpace, MultiDiscreteSpace, bounds, round_inward
 
 Sampler: TypeAlias = Callable[[Mapping[str, NDArray[Any]], np.random.Generator], NDArray[Any]]
 """From the further outputs of a file and a generator to actions, float of shape (batch, action_dim)."""
@@ -17,26 +17,17 @@ Sampler: TypeAlias = Callable[[Mapping[str, NDArray[Any]], np.random.Generator],
 
 def make_sampler(metadata: PolicyMetadata) -> Sampler | None:
     """What draws actions as Stable-Baselines3 does with ``deterministic=False``; None where the file does not tell."""
-    if metadata.sampling in ("gaussian", "squashed_gaussian") and isinstance(metadata.action_space, BoxSpace):
+    if metadata.sampling in ("gaussian", "squashed_gaussian"):
         low, high = (
             round_inward(bound.reshape(-1), inside)
-            for bound, inside in zip(bounds(metadata.action_space), (np.inf, -np.inf), strict=True)
+            for bound, inside in zip(metadata.action_space.bounds(), (np.inf, -np.inf), strict=True)
         )
         return _squashed_gaussian(low, high) if metadata.sampling == "squashed_gaussian" else _gaussian(low, high)
     if metadata.sampling == "bernoulli":
         return _bernoulli
     if metadata.sampling == "categorical":
-        width = next(int(spec.shape[1]) for spec in metadata.outputs if spec.name == "action_logits")
-        return _categorical(_choices(metadata, width))
+        return _categorical(metadata.action_space.choices)
     return None
-
-
-def _choices(metadata: PolicyMetadata, width: int) -> tuple[int, ...]:
-    """How many choices each dimension of the action has."""
-    space = metadata.action_space
-    if isinstance(space, DiscreteSpace):
-        return (space.n,)
-    return space.nvec if isinstance(space, MultiDiscreteSpace) else (2,) * (width // 2)
 
 
 def _gaussian(low: NDArray[Any], high: NDArray[Any]) -> Sampler:

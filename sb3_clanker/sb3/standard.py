@@ -7,13 +7,14 @@ from collections.abc import Callable, Hashable, Mapping
 from types import FunctionType, MethodType
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch as th
 from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.policies import BasePolicy
 from torch import nn
 from torch.nn.modules import module as torch_module
+
+from sb3_clanker.policy_file.spaces import describe_space
 
 _LIBRARIES = ("torch", "stable_baselines3", "sb3_contrib", "gymnasium", "numpy", "collections", "builtins")
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
@@ -44,7 +45,8 @@ def settings(policy: BasePolicy) -> Hashable:
 
 def space_bounds(policy: BasePolicy) -> Hashable:
     """The spaces as they are now: their arrays may be changed in place."""
-    return _bounds(policy.observation_space), _bounds(policy.action_space)
+    observed = describe_space(policy.observation_space, "observation").leaves()
+    return tuple(observed.items()), describe_space(policy.action_space, "action")
 
 
 def is_of_library(code: type | Callable[..., Any]) -> bool:
@@ -91,11 +93,3 @@ def _is_foreign(owner: object, name: str, value: object) -> bool:
     if isinstance(value, (th.Tensor, np.ndarray)):
         return True
     return not isinstance(value, (type, th.optim.Optimizer)) and not is_of_library(type(value))
-
-
-def _bounds(space: gym.Space[Any]) -> Hashable:
-    if isinstance(space, gym.spaces.Dict):
-        return tuple((key, _bounds(leaf)) for key, leaf in space.spaces.items())
-    arrays = (value.tobytes() for value in vars(space).values() if isinstance(value, np.ndarray))
-    numbers = (int(getattr(space, name, 0)) for name in ("n", "start") if np.ndim(getattr(space, name, 0)) == 0)
-    return type(space), space.shape, str(space.dtype), *arrays, *numbers

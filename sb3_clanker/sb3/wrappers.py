@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
-from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack, VecNormalize, VecTransposeImage
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvWrapper
 from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
@@ -74,11 +73,8 @@ def vec_chain(env: VecEnv) -> Iterator[VecEnv]:
 
 def _transposed_keys(wrappers: list[VecEnv]) -> set[str | None]:
     """Keys of images whose channels are put first, or None for an image without a key."""
-    keys: set[str | None] = set()
-    for wrapper in wrappers:
-        if isinstance(wrapper, VecTransposeImage) and not wrapper.skip:
-            keys |= set(wrapper.image_space_keys) if isinstance(wrapper.observation_space, spaces.Dict) else {None}
-    return keys
+    transposing = (wrapper for wrapper in wrappers if isinstance(wrapper, VecTransposeImage) and not wrapper.skip)
+    return {key for wrapper in transposing for key in vars(wrapper).get("image_space_keys", [None])}
 
 
 def warn_of_inner_normalization(env: VecEnv | None) -> None:

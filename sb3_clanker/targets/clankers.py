@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from sb3_clanker.policy_file.record import PolicyMetadata
-from sb3_clanker.policy_file.spaces import BoxSpace, DictSpace, ObservationSpace, bounds
+from sb3_clanker.policy_file.spaces import ObservationSpace
 from sb3_clanker.policy_file.tensors import BATCH, TensorSpec
 from sb3_clanker.targets.target import Mode, Signature, Target, TargetName, is_static, listed, shown
 
@@ -52,7 +52,7 @@ class Clankers(Target):
                     f"{spec.name} gets the first {spec.shape[1]} numbers after the pixels, and the simulator "
                     "interleaves positions and velocities there: train on them in this order"
                 )
-        if not isinstance(metadata.action_space, BoxSpace):
+        if not metadata.action_space.is_continuous:
             yield (
                 f"the action is a {metadata.action_space.type} one, in whole numbers; "
                 "the loader, which finds no bounds for it, takes them for -1 and 1"
@@ -106,11 +106,11 @@ def _vision_problems(observed: Mapping[str, TensorSpec]) -> Iterator[str]:
 
 def _pixel_problems(observed: Mapping[str, TensorSpec], space: ObservationSpace) -> Iterator[str]:
     """An image that is none of bytes must have been trained on what the loader feeds."""
-    leaf = space.spaces.get(IMAGE) if isinstance(space, DictSpace) else space
     image = observed.get(IMAGE)
-    if image is None or image.dtype != "float32" or image.divisor is not None or not isinstance(leaf, BoxSpace):
+    leaf = None if image is None else space.leaves().get(image.key)
+    if image is None or image.dtype != "float32" or image.divisor is not None or leaf is None or not leaf.is_continuous:
         return
-    low, high = bounds(leaf)
+    low, high = leaf.bounds()
     if (low < 0.0).any() or (high > 1.0).any():
         yield (
             f"{shown(image)} was trained on values from {low.min():g} to {high.max():g}, and the loader feeds 0 to 1: "

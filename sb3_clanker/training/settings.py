@@ -12,11 +12,12 @@ from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.type_aliases import TrainFrequencyUnit
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, is_vecenv_wrapped, sync_envs_normalization
 
-from sb3_clanker.errors import OptionError
+from sb3_clanker.actor.observation import is_image
+from sb3_clanker.errors import OptionError, UnsupportedSpaceError
+from sb3_clanker.policy_file.spaces import describe_space
 from sb3_clanker.run_folder.names import BEST, FINAL, Checkpoint
 
 _logger = logging.getLogger("sb3_clanker")
@@ -88,15 +89,16 @@ def require_alike(env: VecEnv, eval_env: VecEnv) -> None:
             raise OptionError("eval_env", eval_env, f"the {kind} of the training, {expected}, and not {got}")
 
 
-def _layout(space: spaces.Space[object]) -> object:
+def _layout(space: spaces.Space[Any]) -> object:
     """What two spaces must have in common, so that one policy serves both; where an image has its channels is not."""
-    if isinstance(space, spaces.Dict):
-        return {key: _layout(leaf) for key, leaf in space.spaces.items()}
-    if isinstance(space, spaces.Box):
-        return tuple(sorted(space.shape)) if is_image_space(space) else space.shape
-    if isinstance(space, spaces.MultiDiscrete):
-        return space.nvec.tolist()
-    return type(space), getattr(space, "n", None)
+    try:
+        leaves = describe_space(space, "observation").leaves()
+    except UnsupportedSpaceError:
+        return None
+    return {
+        key: (leaf.type, leaf.choices, sorted(leaf.shape) if is_image(leaf) else list(leaf.shape))
+        for key, leaf in leaves.items()
+    }
 
 
 def check_schedule(

@@ -21,6 +21,7 @@ from sb3_clanker import ClankerError, ExportOptions, OnnxPolicy, export_policy
 from sb3_clanker.actor.observation import RESERVED_NAMES, check_precision, observation_inputs
 from sb3_clanker.errors import ClankerWarning, ObservationError, PrecisionError, PrecisionWarning
 from sb3_clanker.export.exporter import Exporter
+from sb3_clanker.policy_file.spaces import describe_space
 from sb3_clanker.sb3.normalization import resolve_normalization
 from sb3_clanker.sb3.statistics import Statistics
 from tests.worlds import BOX_ACTION, BOX_OBSERVATION, draw, make_env, make_model, predict_raw
@@ -34,14 +35,16 @@ CUBE = spaces.Box(-5.0, 5.0, (2, 3, 4), np.float32)
 
 def _names(*keys: str) -> dict[str | None, str]:
     space = spaces.Dict([(key, VECTOR) for key in keys])
-    return {leaf.spec.key: leaf.spec.name for leaf in observation_inputs(space, {}, False)}
+    return {
+        leaf.spec.key: leaf.spec.name for leaf in observation_inputs(describe_space(space, "observation"), {}, False)
+    }
 
 
 # Names of inputs ----------------------------------------------------------------------------------------------------
 
 
 def test_an_observation_without_keys_has_a_name_of_its_own() -> None:
-    (leaf,) = observation_inputs(VECTOR, {}, False)
+    (leaf,) = observation_inputs(describe_space(VECTOR, "observation"), {}, False)
     assert (leaf.spec.key, leaf.spec.name) == (None, "obs")
 
 

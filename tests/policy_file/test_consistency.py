@@ -28,7 +28,6 @@ from sb3_clanker.policy_file.spaces import (
     MultiBinarySpace,
     MultiDiscreteSpace,
     ObservationSpace,
-    action_dim,
     describe_space,
 )
 from sb3_clanker.policy_file.tensors import TensorSpec
@@ -53,7 +52,7 @@ def _found(
 
 
 def _action(space: LeafSpace) -> tuple[TensorSpec, ...]:
-    return (replace(ACTION, shape=("batch", action_dim(space))),)
+    return (replace(ACTION, shape=("batch", space.n_elements)),)
 
 
 # Sound records ------------------------------------------------------------------------------------------------------
@@ -67,7 +66,7 @@ def test_a_sound_record_has_no_contradiction() -> None:
 @pytest.mark.parametrize("name", OBSERVATIONS)
 def test_every_observation_space_is_sound_as_it_is_described(name: str, channels_last: bool) -> None:
     space = OBSERVATIONS[name]
-    inputs = tuple(leaf.spec for leaf in observation_inputs(space, {}, channels_last))
+    inputs = tuple(leaf.spec for leaf in observation_inputs(describe_space(space, "observation"), {}, channels_last))
     assert _found(observation_space=describe_space(space, "observation"), inputs=inputs) == []
 
 
