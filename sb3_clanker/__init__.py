@@ -1,7 +1,7 @@
 """Proven ONNX policies from Stable-Baselines3.
 
-The reading side, :class:`OnnxPolicy` and :func:`read_metadata`, needs numpy and onnxruntime alone; the training side is
-imported when one of its names is first used.
+The reading side, :class:`OnnxPolicy` and :func:`read_metadata`, needs numpy, onnxruntime and msgspec alone; the
+training side is imported when one of its names is first used.
 """
 
 from __future__ import annotations

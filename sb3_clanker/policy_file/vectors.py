@@ -1,7 +1,7 @@
 """Test vectors: what a policy must answer, as plain JSON, so that a consumer in any language can prove itself.
 
 ``NAME.vectors.json`` stands beside ``NAME.onnx``. Each case holds the inputs of the graph, exactly as they go in, and
-what Stable-Baselines3's own ``predict`` gave for them. Checking a file against them needs numpy and onnxruntime alone.
+what Stable-Baselines3's own ``predict`` gave for them. Checking a file against them needs no torch.
 """
 
 from __future__ import annotations

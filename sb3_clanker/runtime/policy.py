@@ -1,4 +1,4 @@
-"""A policy from a file: ``predict`` as Stable-Baselines3 has it, with numpy and onnxruntime alone."""
+"""A policy from a file: ``predict`` as Stable-Baselines3 has it, without torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The reading side needs numpy and onnxruntime alone: a process that can import nothing else loads and predicts."""
+"""The reading side needs numpy, onnxruntime and msgspec alone: a process without the others loads and predicts."""
 
 from __future__ import annotations
 

@@ -142,6 +142,9 @@ def test_a_whole_number_is_read_as_a_float_where_a_float_belongs() -> None:
         ({"real": "0.1"}, "real: expected `float`, got `str`"),
         ({"real": False}, "real: expected `float`, got `bool`"),
         ({"real": 10**400}, "real: number out of range"),
+        ({"real": json.loads("1e999")}, "real: number out of range"),
+        ({"bound": [0, json.loads("-1e999")]}, "bound: number out of range"),
+        ({"shapes": {"s": {"type": "circle", "radius": json.loads("1e999")}}}, "shapes.s.radius: number out of range"),
         ({"flag": 1}, "flag: expected `bool`, got `int`"),
         ({"flag": None}, "flag: expected `bool`, got `null`"),
         ({"nothing": 0}, "nothing: expected `null`, got `int`"),
@@ -215,13 +218,12 @@ def test_a_hostile_name_is_cut_in_the_message() -> None:
     [
         ('{"a": NaN}', "NaN is not a JSON number"),
         ('{"a": [-Infinity]}', "-Infinity is not a JSON number"),
-        ('{"a": 1e999}', "'1e999' is larger than any float64"),
         ('{"a": {"b": 1, "b": 2}}', "the key 'b' stands twice in an object"),
         ("[" * 100_000, "it is nested too deeply"),
         ("{", "Expecting property name"),
         ("", "Expecting value"),
     ],
-    ids=["NaN", "infinity", "exponent", "twice", "nested", "cut", "empty"],
+    ids=["NaN", "infinity", "twice", "nested", "cut", "empty"],
 )
 def test_what_is_not_quite_json_is_refused(text: str, problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
