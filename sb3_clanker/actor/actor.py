@@ -17,7 +17,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import get_action_dim
 from torch import nn
 
-from sb3_clanker.actor.extra_outputs import further_outputs
+from sb3_clanker.actor.extra_outputs import extra_outputs
 from sb3_clanker.actor.labels import label_action, label_observations
 from sb3_clanker.actor.observation import observation_inputs
 from sb3_clanker.errors import UnsupportedPolicyError, UnsupportedSpaceError
@@ -72,10 +72,8 @@ class Actor(nn.Module):
         observed = label_observations([leaf.spec for leaf in leaves], self.observation_space, options)
         self.inputs = (*observed, *self._further_inputs(), *unused_inputs(options.target, observed))
         action = _action_spec(policy.action_space, self.action_dim)
-        self.further = further_outputs(
-            policy, tuple(options.further_outputs), _n_choices(policy), recurrent=self.recurrent
-        )
-        self.outputs = (label_action(action, action_space, options), *self._next_state(), *self.further.specs)
+        self.extra = extra_outputs(policy, tuple(options.further_outputs), _n_choices(policy), recurrent=self.recurrent)
+        self.outputs = (label_action(action, action_space, options), *self._next_state(), *self.extra.specs)
         if isinstance(policy.action_space, spaces.Box):
             low, high = policy.action_space.low.reshape(-1), policy.action_space.high.reshape(-1)
             self.register_buffer("action_low", th.as_tensor(round_inward(low, np.inf)))
@@ -92,7 +90,7 @@ class Actor(nn.Module):
         observation = self._observe(inputs)
         context = self._context(*inputs[len(self.observation) :])
         outputs = self._act(observation, context)
-        return (*outputs, *self.further.compute(self.policy, observation, context))
+        return (*outputs, *self.extra.compute(self.policy, observation, context))
 
     def _context(self, *_: th.Tensor) -> dict[str, Any]:
         """What the policy's methods take beside the observation."""

@@ -6,7 +6,7 @@ import functools
 import reprlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 import onnxruntime
@@ -40,6 +40,13 @@ _NO_CONTEXT: dict[str, Any] = {"state": None, "episode_start": None, "action_mas
 _ONNX_TYPES = {"float32": "tensor(float)", "uint8": "tensor(uint8)", "bool": "tensor(bool)"}
 
 
+class Runner(Protocol):
+    """What runs a graph, as a session of onnxruntime does."""
+
+    def run(self, names: list[str], inputs: dict[str, Array], /) -> list[Array]:
+        """The outputs of these names, for an array for each input."""
+
+
 class OnnxPolicy:
     """A trained policy, loaded from an ``.onnx`` file of this package.
 
@@ -65,7 +72,8 @@ class OnnxPolicy:
     def __init__(self, path: str | Path) -> None:
         path = local_path(path)
         data = read_file(path)
-        self._load(data, parse(data, path), path)
+        metadata = parse(data, path)
+        self._load(open_session(data, metadata, path), metadata)
 
     @classmethod
     def from_bytes(cls, data: bytes, metadata: PolicyMetadata | None = None, *, trusted: bool = False) -> OnnxPolicy:
@@ -76,14 +84,19 @@ class OnnxPolicy:
         :param trusted: whether the graph was loaded before, with other weights: it is neither screened nor optimized in
             full again, which takes longer than the few predictions that such a policy is for
         """
+        metadata = parse(data) if metadata is None else metadata
+        return cls.from_runner(open_session(data, metadata, trusted=trusted), metadata)
+
+    @classmethod
+    def from_runner(cls, runner: Runner, metadata: PolicyMetadata) -> OnnxPolicy:
+        """A policy that is run by anything else that takes the inputs of a record, and gives its outputs."""
         policy = cls.__new__(cls)
-        policy._load(data, parse(data) if metadata is None else metadata, None, trusted)
+        policy._load(runner, metadata)
         return policy
 
-    def _load(self, data: bytes, metadata: PolicyMetadata, path: Path | None, trusted: bool = False) -> None:
+    def _load(self, runner: Runner, metadata: PolicyMetadata) -> None:
         self.metadata = metadata
-        self._session = _open_session(data, path, trusted)
-        _check_signature(self._session, metadata, path)
+        self._session = runner
         self._encode = _encoder(metadata)
         self._encode_further = _further_encoder(metadata)
         self._decode = _decoder(metadata)
@@ -209,7 +222,8 @@ class OnnxPolicy:
         return encoded
 
 
-def _open_session(data: bytes, path: Path | None, trusted: bool) -> onnxruntime.InferenceSession:
+def open_session(data: bytes, metadata: PolicyMetadata, path: Path | None = None, *, trusted: bool = False) -> Runner:
+    """Load the graph of a file; parameters and errors as for :class:`OnnxPolicy`."""
     try:
         foldable = trusted or screen(split_container(data)[0], is_limited=_FOLDING_IS_LIMITED)
     except (HostileGraphError, MalformedContainerError) as error:
@@ -224,7 +238,7 @@ def _open_session(data: bytes, path: Path | None, trusted: bool) -> onnxruntime.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 4  # what is wrong is said by the error, in one line
     try:
-        return onnxruntime.InferenceSession(
+        session: Runner = onnxruntime.InferenceSession(
             data,
             options,
             providers=["CPUExecutionProvider"],
@@ -232,9 +246,11 @@ def _open_session(data: bytes, path: Path | None, trusted: bool) -> onnxruntime.
         )
     except Exception as error:  # onnxruntime has no root of its own errors, and leaks others on damaged files
         raise PolicyFileError(path, f"onnxruntime cannot load it: {_one_line(error)}") from error
+    _check_signature(session, metadata, path)
+    return session
 
 
-def _check_signature(session: onnxruntime.InferenceSession, metadata: PolicyMetadata, path: Path | None) -> None:
+def _check_signature(session: Any, metadata: PolicyMetadata, path: Path | None) -> None:
     """Hold the record against the graph; a digest tells damage, not a record that was made up."""
     for kind, values, specs in (
         ("inputs", session.get_inputs(), metadata.inputs),
