@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 
@@ -63,6 +63,14 @@ class ProvenPolicy:
         file.writelines(self.parts)
 
 
+class _Traced(NamedTuple):
+    """What was traced, what it holds beside weights, and the type of the actions that Stable-Baselines3 returns."""
+
+    template: Template
+    baked_in: Hashable
+    predict_dtype: str
+
+
 class Exporter:
     """Exports one algorithm, as often as needed; it is traced once.
 
@@ -104,16 +112,18 @@ class Exporter:
     ) -> ProvenPolicy:
         writer, options = self._writer, self._options
         now.check()
-        traced = self._traced if self._traced is not None and not now.in_full else self._trace(now)
+        known = None if now.in_full else self._traced
+        template = known.template if known else writer.trace(now.copied_actor(), options)
         seconds = {"trace": time.perf_counter() - start}
-        reference = now.reference()
-        metadata = describe(now, traced.predict_dtype, mean_reward, checkpoint)
+        reference, first = now.reference(), take(now.probes.observations, slice(0, 1))
+        dtype = known.predict_dtype if known else str(reference.predict(first).action.dtype)
+        metadata = describe(now, dtype, mean_reward, checkpoint)
         with _timed(seconds, "fill"):
-            filled = traced.template.fill(now.actor.tensors(), contract_entries(metadata))
+            filled = template.fill(now.actor.tensors(), contract_entries(metadata))
             hashing = Hashing(filled.body)
         with _timed(seconds, "validate"):
             report = prove(writer, filled, metadata, reference, now.probes, options, in_full=now.in_full)
-            self._traced = traced  # kept only once it has been proven in full
+            self._traced = _Traced(template, now.baked_in, dtype)  # kept only once it has been proven in full
             latency = None
             if options.max_latency_ms is not None:
                 policy = open_policy(writer, b"".join(filled.published), metadata)
@@ -130,29 +140,9 @@ class Exporter:
 
     def _is_known(self, actor: Actor, baked_in: Hashable) -> bool:
         """Whether the actor is one that was traced, but for its weights."""
-        known = self._traced
-        if known is None or baked_in is None or known.baked_in != baked_in:
+        if self._traced is None or baked_in is None or baked_in != self._traced.baked_in:
             return False
-        return known.template.fits(actor.tensors())
-
-    def _trace(self, now: Instant) -> _Traced:
-        template = self._writer.trace(now.copied_actor(), self._options)
-        action = now.reference().predict(take(now.probes.observations, slice(0, 1))).action
-        return _Traced(template=template, baked_in=now.baked_in, predict_dtype=str(action.dtype))
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Traced:
-    """What was traced, and serves again.
-
-    :ivar template: what is filled with weights
-    :ivar baked_in: what it holds beside weights
-    :ivar predict_dtype: the type of the actions that Stable-Baselines3 returns
-    """
-
-    template: Template
-    baked_in: Hashable
-    predict_dtype: str
+        return self._traced.template.fits(actor.tensors())
 
 
 def check_algorithm(model: object) -> None:

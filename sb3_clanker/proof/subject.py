@@ -65,7 +65,6 @@ class Instant:
     num_timesteps: int
     environment: tuple[str, ...]
     actor: Actor
-    settings: Hashable
     in_full: bool
     baked_in: Hashable
     probes: Probes
@@ -88,7 +87,7 @@ class Instant:
         :raises UnsupportedPolicyError: the copy does not do what the policy does
         """
         actor = make_actor(copy_policy(self.policy), self.normalization.statistics(), self.options)
-        if bakes_in(actor, self.settings) != self.baked_in:
+        if bakes_in(actor, settings(self.policy)) != self.baked_in:
             raise UnsupportedPolicyError(
                 type(self.policy).__qualname__,
                 "a copy of it computes something else",
@@ -172,7 +171,6 @@ class Subject:
             num_timesteps=int(model.num_timesteps),
             environment=wrapper_names(model.get_env()),
             actor=actor,
-            settings=own,
             in_full=in_full,
             baked_in=baked,
             probes=gather(options.n_samples or (_N_IN_FULL if in_full else self._n_samples), in_full),
