@@ -22,15 +22,8 @@ from sb3_clanker.sb3.statistics import collect_statistics
 from sb3_clanker.writers.opset import oldest_ir_version
 
 _PACKAGES = (
-    "sb3-clanker",
-    "stable-baselines3",
-    "sb3-contrib",
-    "torch",
-    "onnx",
-    "onnxscript",
-    "onnxruntime",
-    "numpy",
-    "gymnasium",
+    *("sb3-clanker", "stable-baselines3", "sb3-contrib", "gymnasium", "numpy"),
+    *("torch", "onnx", "onnxscript", "onnxruntime"),
 )
 
 

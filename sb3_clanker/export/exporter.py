@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import BinaryIO, NamedTuple
 
+import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from sb3_clanker.actor.actor import Actor
 from sb3_clanker.errors import NoVectorsWarning, UnsupportedPolicyError, ValidationError
 from sb3_clanker.export.describe import describe
 from sb3_clanker.options import ExportOptions
@@ -119,7 +119,7 @@ class Exporter:
         dtype = known.predict_dtype if known else str(reference.predict(first).action.dtype)
         metadata = describe(now, dtype, mean_reward, checkpoint)
         with _timed(seconds, "fill"):
-            filled = template.fill(now.actor.tensors(), contract_entries(metadata))
+            filled = template.fill(now.tensors, contract_entries(metadata))
             hashing = Hashing(filled.body)
         with _timed(seconds, "validate"):
             report = prove(writer, filled, metadata, reference, now.probes, options, in_full=now.in_full)
@@ -138,11 +138,11 @@ class Exporter:
                 vectors = _vectors(policy, reference, now.vector_probes, options.test_vectors, options)
         return ProvenPolicy(parts=tuple(parts), metadata=metadata, validation=report, seconds=seconds, vectors=vectors)
 
-    def _is_known(self, actor: Actor, baked_in: Hashable) -> bool:
-        """Whether the actor is one that was traced, but for its weights."""
+    def _is_known(self, tensors: Mapping[str, th.Tensor], baked_in: Hashable) -> bool:
+        """See :data:`IsKnown`."""
         if self._traced is None or baked_in is None or baked_in != self._traced.baked_in:
             return False
-        return self._traced.template.fits(actor.tensors())
+        return self._traced.template.fits(tensors)
 
 
 def check_algorithm(model: object) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch as th
@@ -33,6 +34,9 @@ from sb3_clanker.sb3.wrappers import warn_of_inner_normalization, wrapper_names
 from sb3_clanker.targets.check import require_target
 from sb3_clanker.writers.baked import baked_in
 
+IsKnown: TypeAlias = Callable[[Mapping[str, th.Tensor], Hashable], bool]
+"""Whether the tensors of an actor, and what a trace of it bakes in, are those of one that was traced before."""
+
 _N_IN_FULL = 64
 """How many random observations a new graph is proven on: as many as find a fault that few actions show."""
 _N_WEIGHTS = 32
@@ -51,6 +55,8 @@ class Instant:
     :ivar num_timesteps: how far training is
     :ivar environment: names of the environment and its wrappers
     :ivar actor: of the policy, or of its twin on the CPU
+    :ivar tensors: its parameters and buffers, live
+    :ivar around: the bounds of its spaces, and whether it normalizes
     :ivar in_full: whether more than weights is new, or it cannot be told
     :ivar baked_in: what a trace of the actor bakes in; None where it cannot be told, or was not asked
     :ivar probes: raw observations to try
@@ -65,7 +71,9 @@ class Instant:
     num_timesteps: int
     environment: tuple[str, ...]
     actor: Actor
+    tensors: Mapping[str, th.Tensor]
     in_full: bool
+    around: Hashable
     baked_in: Hashable
     probes: Probes
     vector_probes: Probes | None
@@ -79,7 +87,7 @@ class Instant:
         """
         check_precision(self.policy.observation_space, self.normalization.statistics())
         require_target(self.actor, self.options.target)
-        check_finite(self.actor.policy)
+        check_finite(self.actor.policy, self.tensors)
 
     def copied_actor(self) -> Actor:
         """An actor that may be left in any state.
@@ -87,7 +95,7 @@ class Instant:
         :raises UnsupportedPolicyError: the copy does not do what the policy does
         """
         actor = make_actor(copy_policy(self.policy), self.normalization.statistics(), self.options)
-        if bakes_in(actor, settings(self.policy)) != self.baked_in:
+        if bakes_in(actor, settings(self.policy), self.around) != self.baked_in:
             raise UnsupportedPolicyError(
                 type(self.policy).__qualname__,
                 "a copy of it computes something else",
@@ -132,10 +140,10 @@ class Subject:
         warn_of_inner_normalization(model.get_env())
 
     @contextmanager
-    def now(self, is_known: Callable[[Actor, Hashable], bool] | None = None) -> Iterator[Instant]:
+    def now(self, is_known: IsKnown | None = None) -> Iterator[Instant]:
         """The policy as it is now. Afterwards all is as it was, whatever code of a user it has run meanwhile.
 
-        :param is_known: whether an actor, and what a trace of it bakes in, is one whose weights alone may be new
+        :param is_known: whether weights alone may be new; None where a file is to be proven that lies there
         :raises UnsupportedPolicyError: it or its algorithm overrides ``predict``, or whatever its own code raises
         :raises UnsupportedWrapperError: a wrapper changes observations
         """
@@ -146,16 +154,19 @@ class Subject:
 
     def check_finite(self) -> None:
         """Refuse a policy that has diverged; see :func:`check_finite`."""
-        check_finite(uncompiled(self.model.policy))
+        policy: BasePolicy = uncompiled(self.model.policy)
+        tensors = (*policy.named_parameters(), *policy.named_buffers())
+        check_finite(policy, {uncompiled_name(name): tensor for name, tensor in tensors})
 
-    def _look(self, policy: BasePolicy, own: Hashable, is_known: Callable[[Actor, Hashable], bool] | None) -> Instant:
+    def _look(self, policy: BasePolicy, own: Hashable, is_known: IsKnown | None) -> Instant:
         model, options, statistics = self.model, self._options, self._normalization.statistics()
         check_own_predict(model)
         check_predict(policy)
         check_pipeline(model, self._normalization.vec_normalize)
         actor = self._make_actor(policy, statistics)
-        baked = None if is_known is None else bakes_in(actor, own)
-        in_full = is_known is None or not is_known(actor, baked)
+        tensors = actor.tensors()
+        baked = None if is_known is None else bakes_in(actor, own, self._around)
+        in_full = is_known is None or not is_known(tensors, baked)
 
         def gather(n_samples: int, lattice: bool) -> Probes:
             seen = seen_observations(model, self._normalization.vec_normalize, n_samples)
@@ -171,7 +182,9 @@ class Subject:
             num_timesteps=int(model.num_timesteps),
             environment=wrapper_names(model.get_env()),
             actor=actor,
+            tensors=tensors,
             in_full=in_full,
+            around=self._around,
             baked_in=baked,
             probes=gather(options.n_samples or (_N_IN_FULL if in_full else self._n_samples), in_full),
             vector_probes=None if n_vectors is None else gather(2 * n_vectors, True),
@@ -214,13 +227,10 @@ class Subject:
         return self._drawn[n_samples]
 
 
-def bakes_in(actor: Actor, own: Hashable) -> Hashable:
-    """Everything that a trace of an actor bakes in, with the bounds of its spaces; None where it cannot be told.
-
-    :param own: the settings of its policy, where that is standard
-    """
+def bakes_in(actor: Actor, own: Hashable, around: Hashable) -> Hashable:
+    """What :func:`baked_in` finds, with what is around it; None where it cannot be told."""
     within = baked_in(actor, own)
-    return None if within is None else (space_bounds(actor.policy), within)
+    return None if within is None else (around, within)
 
 
 def check_own_predict(model: BaseAlgorithm) -> None:
@@ -237,22 +247,24 @@ def check_own_predict(model: BaseAlgorithm) -> None:
         )
 
 
-def check_finite(policy: BasePolicy) -> None:
+def check_finite(policy: BasePolicy, tensors: Mapping[str, th.Tensor]) -> None:
     """Refuse a policy that has diverged, in whichever of its networks.
 
     In a buffer, infinity may well be meant (a mask, a bound), and anything in one that is not saved.
 
+    :param tensors: its parameters and buffers by name, as of the policy or of its actor
     :raises NonFiniteWeightsError: it has
     """
     with np.errstate(over="ignore", invalid="ignore"):
-        for name, tensor in (*policy.named_parameters(), *policy.named_buffers()):
+        for name, tensor in tensors.items():
             if not tensor.is_floating_point() or math.isfinite(_total(tensor)):  # a sum may overflow
                 continue
+            of_policy = name.removeprefix("policy.")
             if isinstance(tensor, nn.Parameter):
                 if not tensor.isfinite().all():
-                    raise NonFiniteWeightsError(uncompiled_name(name))
-            elif tensor.isnan().any() and name in policy.state_dict():
-                raise NonFiniteWeightsError(uncompiled_name(name), buffer=True)
+                    raise NonFiniteWeightsError(of_policy)
+            elif tensor.isnan().any() and of_policy in map(uncompiled_name, policy.state_dict()):
+                raise NonFiniteWeightsError(of_policy, buffer=True)
 
 
 def _total(tensor: th.Tensor) -> float:
