@@ -98,14 +98,14 @@ class Exporter:
         :param checkpoint: the other files of the same instant, None where there are none
         """
         start = time.perf_counter()
-        with self._subject.now(self._is_known) as now:
-            try:
-                return self._export(now, start, mean_reward, checkpoint)
-            except ValidationError:
-                if now.in_full:
-                    raise
-        self._traced = None
-        return self.export(mean_reward=mean_reward, checkpoint=checkpoint)
+        while True:
+            with self._subject.now(self._is_known) as now:
+                try:
+                    return self._export(now, start, mean_reward, checkpoint)
+                except ValidationError:
+                    if now.in_full:
+                        raise
+            self._traced = None  # so that the next is in full
 
     def _export(
         self, now: Instant, start: float, mean_reward: float | None, checkpoint: CheckpointRecord | None
