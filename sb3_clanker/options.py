@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 from sb3_clanker.errors import OptionError, UnsupportedOpsetError
 from sb3_clanker.policy_file.entries import check_entries
@@ -39,7 +39,7 @@ class ExportOptions:
         file is refused if they do not, and the figures go into its metadata. None (the default) measures nothing
     :param channels_last: whether the file takes images as height, width, channels, as cameras give them; by default it
         takes them as channels, height, width, as Stable-Baselines3 trains on them
-    :param further_outputs: what the file tells beside the action, for those who sample or inspect: ``"distribution"``
+    :param further_outputs: what the file gives beside the action, for those who sample or inspect: ``"distribution"``
         (``action_mean`` and ``action_std``, or ``action_logits``), ``"value"``, ``"q_values"``; none by default
     :param observation_names: names of the components of an observation, for those who wire a robot: one for each
         element of a Box, for each category of a Discrete space; of a Dict space, a mapping of such by key
@@ -60,6 +60,9 @@ class ExportOptions:
     >>> ExportOptions(opset_version=17, metadata={"robot": "arm-3"}).opset_version
     17
     """
+
+    suffix: ClassVar[str] = ".onnx"
+    """Of the files, which is that of their format."""
 
     opset_version: int = 18
     atol: float = 1e-5

@@ -59,7 +59,7 @@ class LatencyRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 class StageReport:
     """One stage of the proof.
 
-    :ivar name: ``structure``, ``contract``, ``runtime`` or ``cross_check``
+    :ivar name: ``structure`` and ``contract``, which are of ONNX, ``runtime`` or ``cross_check``
     :ivar passed: whether the file passed it
     :ivar seconds: how long it took
     :ivar detail: what was found, in words
@@ -86,7 +86,8 @@ class ValidationReport:
     @property
     def passed(self) -> bool:
         """Whether every stage was reached and passed."""
-        return len(self.stages) == 4 and all(stage.passed for stage in self.stages)
+        reached = [stage.name for stage in self.stages]
+        return "cross_check" in reached and all(stage.passed for stage in self.stages)
 
     def __str__(self) -> str:
         return "\n".join(

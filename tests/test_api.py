@@ -56,7 +56,8 @@ OnnxCheckpointCallback(save_path: str | Path, *, eval_env: gym.Env[Any, Any] | V
 OnnxPolicy(path: str | Path)
     .action_space
     .from_bytes(data: bytes, metadata: PolicyMetadata | None = None, *, trusted: bool = False) -> OnnxPolicy
-    .from_file(file: PolicyFile, *, trusted: bool = False) -> OnnxPolicy
+    .from_file(file: PolicyFile) -> OnnxPolicy
+    .from_runner(runner: Runner, metadata: PolicyMetadata) -> OnnxPolicy
     .inputs(self, observation: Observation, state: State | None = None, episode_start: Array | None = None,
         action_masks: Array | None = None) -> dict[str, Array]
     .observation_space

@@ -15,7 +15,7 @@ import torch as th
 from stable_baselines3.common.policies import BasePolicy
 from torch import nn
 
-from sb3_clanker.actor.extra_outputs import further_outputs
+from sb3_clanker.actor.extra_outputs import extra_outputs
 from sb3_clanker.actor.labels import label_action, label_observations
 from sb3_clanker.actor.observation import observation_inputs
 from sb3_clanker.errors import UnsupportedPolicyError
@@ -69,8 +69,8 @@ class Actor(nn.Module):
         self.inputs = (*observed, *self._further_inputs(), *unused_inputs(options.target, observed))
         shape, meaning = (BATCH, self.action_dim), self.action_space.action_meaning
         action = TensorSpec(name="action", dtype="float32", shape=shape, role="action", meaning=meaning)
-        self.further = further_outputs(policy, tuple(options.further_outputs), self.action_space, self.recurrent)
-        self.outputs = (label_action(action, self.action_space, options), *self._next_state(), *self.further.specs)
+        self.extra = extra_outputs(policy, tuple(options.further_outputs), self.action_space, self.recurrent)
+        self.outputs = (label_action(action, self.action_space, options), *self._next_state(), *self.extra.specs)
         if self.action_space.is_continuous:
             box: Any = policy.action_space  # in its own type, as in unscale_action
             low, high = box.low.reshape(-1), box.high.reshape(-1)
@@ -88,7 +88,7 @@ class Actor(nn.Module):
         observation = self._observe(inputs)
         context = self._context(*inputs[len(self.observation) :])
         outputs = self._act(observation, context)
-        return (*outputs, *self.further.compute(self.policy, observation, context))
+        return (*outputs, *self.extra.compute(self.policy, observation, context))
 
     def _context(self, *_: th.Tensor) -> dict[str, Any]:
         """What the policy's methods take beside the observation."""

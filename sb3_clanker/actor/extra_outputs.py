@@ -1,4 +1,4 @@
-"""What else a policy can tell, for those who sample or inspect: distribution parameters, values, Q-values.
+"""What a policy gives beside the action, for those who sample or inspect: distributions, values, Q-values.
 
 The same functions run in the traced graph and, eagerly, in the reference; all of them call the policy's own methods.
 """
@@ -24,12 +24,12 @@ _Compute: TypeAlias = Callable[[Any, Any, Context], dict[str, th.Tensor]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Further:
-    """The further outputs of one policy.
+class ExtraOutputs:
+    """The extra outputs of one policy.
 
     :ivar names: what the caller asked for
     :ivar specs: the outputs, in order
-    :ivar sampling: how an action is drawn from them, None where they do not tell
+    :ivar sampling: how an action is drawn from them, None where they hold no distribution
     """
 
     names: tuple[FurtherOutput, ...]
@@ -44,12 +44,14 @@ class Further:
         return tuple(tensors[spec.name].to(th.float32) for spec in self.specs)
 
 
-def further_outputs(policy: BasePolicy, names: tuple[FurtherOutput, ...], space: LeafSpace, recurrent: bool) -> Further:
-    """Find out what a policy can tell of what was asked for.
+def extra_outputs(
+    policy: BasePolicy, names: tuple[FurtherOutput, ...], space: LeafSpace, recurrent: bool
+) -> ExtraOutputs:
+    """The outputs of a policy that were asked for.
 
     :param names: what was asked for
     :param space: of its actions
-    :raises OptionError: the policy cannot tell it
+    :raises OptionError: the policy has none such
     """
     specs: list[TensorSpec] = []
     sampling: Sampling | None = None
@@ -63,7 +65,7 @@ def further_outputs(policy: BasePolicy, names: tuple[FurtherOutput, ...], space:
             specs.append(_spec("value", 1, "estimate of the discounted return from here on"))
         else:
             specs.append(_spec("q_values", sum(space.choices), "estimate of the discounted return after each action"))
-    return Further(names=names, specs=tuple(specs), sampling=sampling)
+    return ExtraOutputs(names=names, specs=tuple(specs), sampling=sampling)
 
 
 def _can(policy: Any, name: FurtherOutput, space: LeafSpace, recurrent: bool) -> bool:

@@ -7,7 +7,6 @@ everything else.
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -19,6 +18,7 @@ from torch import nn
 
 from sb3_clanker.actor.normalize import Normalize
 from sb3_clanker.errors import NormalizationError, PrecisionError, PrecisionWarning
+from sb3_clanker.errors.warnings import warn
 from sb3_clanker.policy_file.spaces import LeafSpace, ObservationSpace, describe_space
 from sb3_clanker.policy_file.tensors import BATCH, LARGEST_BYTE, Layout, TensorSpec
 from sb3_clanker.sb3.statistics import Statistics
@@ -127,11 +127,11 @@ def check_precision(space: spaces.Space[Any], statistics: Mapping[str | None, St
             raise PrecisionError(key, really_lost)
         if lost > _WORTH_A_WARNING:
             where = "The observation" if key is None else f"The observation key {key!r}"
-            warnings.warn(
-                f"{where} is {dtype} and lies so far from zero that float32, the type of the file's input, rounds "
-                f"it by {lost:.1g} of its standard deviation. Subtract a constant in the environment.",
-                PrecisionWarning,
-                stacklevel=7,
+            warn(
+                PrecisionWarning(
+                    f"{where} is {dtype} and lies so far from zero that float32, the type of the file's input, rounds "
+                    f"it by {lost:.1g} of its standard deviation. Subtract a constant in the environment."
+                )
             )
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
+
 from sb3_clanker.errors.root import ClankerWarning
 
 
@@ -19,3 +22,14 @@ class PrecisionWarning(ClankerWarning):
 
 class NoVectorsWarning(ClankerWarning):
     """Test vectors were asked for, and the policy gives no firm answer to anything."""
+
+
+_ON_THE_WAY = ("sb3_clanker", "stable_baselines3", "sb3_contrib")
+
+
+def warn(warning: ClankerWarning) -> None:
+    """Give a warning, at the line of the caller's own code that led to it."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _ON_THE_WAY:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(warning, stacklevel=level)

@@ -8,21 +8,21 @@ from pathlib import Path
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_clanker.errors import PublicationError
-from sb3_clanker.export.exporter import Exporter, typed_errors
+from sb3_clanker.export.exporter import Exporter, check_algorithm
 from sb3_clanker.export.publish import ExportReport, publish
 from sb3_clanker.options import ExportOptions, FurtherOutput, OptionsSource, as_options
 from sb3_clanker.paths import local_path
 from sb3_clanker.policy_file.reading import read_policy_file
 from sb3_clanker.policy_file.record import CheckpointRecord, PolicyMetadata
 from sb3_clanker.proof.stages import prove
-from sb3_clanker.proof.subject import Subject, check_algorithm
+from sb3_clanker.proof.subject import Subject, typed_errors
 from sb3_clanker.public import public
 from sb3_clanker.report import ValidationReport
 from sb3_clanker.run_folder.identity import pair_with_zip
 from sb3_clanker.run_folder.names import Checkpoint
 from sb3_clanker.sb3.algorithms import holds_policy_of
 from sb3_clanker.sb3.normalization import Normalization, NormalizationSource, resolve_normalization
-from sb3_clanker.writers.onnx import FilledGraph
+from sb3_clanker.writers.formats import FORMATS
 
 
 @public
@@ -63,7 +63,7 @@ def export_policy(
     """
     check_algorithm(model)
     options, path = as_options(options), onnx_path(path)
-    with typed_errors(model):
+    with typed_errors(model.policy):
         zip_path = _own_zip(path, model)
         normalization = resolve_normalization(model, vec_normalize, zip_path)
         return write_policy(model, path, normalization, zip_path, options)
@@ -90,7 +90,7 @@ def validate_policy(
     check_algorithm(model)
     options, path = as_options(options), local_path(path)
     file = read_policy_file(path)
-    with typed_errors(model):
+    with typed_errors(model.policy):
         normalization = resolve_normalization(model, vec_normalize, _own_zip(path, model), file)
         return check_policy(file.data, file.metadata, model, normalization, options)
 
@@ -99,21 +99,20 @@ def check_policy(
     data: bytes, metadata: PolicyMetadata, model: BaseAlgorithm, normalization: Normalization, options: ExportOptions
 ) -> ValidationReport:
     """Prove the bytes of a file against an algorithm; errors as in :func:`validate_policy`."""
-    subject = Subject(model, normalization, replace(options, further_outputs=_told(metadata)))
-    with subject.untouched():
-        reference, probes = subject.reference(subject.actor()), subject.probes(in_full=True)
-        return prove(FilledGraph.of_file(data), metadata, reference, probes, options, in_full=True)
+    writer = FORMATS[options.suffix]
+    with Subject(model, normalization, replace(options, further_outputs=_extra_outputs(metadata))).now() as now:
+        return prove(writer, writer.reopen(data), metadata, now.reference(), now.probes, options, in_full=True)
 
 
-def _told(metadata: PolicyMetadata) -> tuple[FurtherOutput, ...]:
-    """What a file tells beside the action."""
-    told = {spec.name for spec in metadata.outputs if spec.role == "further"}
+def _extra_outputs(metadata: PolicyMetadata) -> tuple[FurtherOutput, ...]:
+    """What a file gives beside the action."""
+    found = {spec.name for spec in metadata.outputs if spec.role == "further"}
     names: dict[FurtherOutput, set[str]] = {
         "distribution": {"action_mean", "action_logits"},
         "value": {"value"},
         "q_values": {"q_values"},
     }
-    return tuple(name for name, outputs in names.items() if told & outputs)
+    return tuple(name for name, outputs in names.items() if found & outputs)
 
 
 def write_policy(

@@ -6,7 +6,7 @@ prediction, :mod:`sb3_clanker.sb3.untouched` puts back.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
@@ -17,7 +17,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_clanker.actor.extra_outputs import Further
+from sb3_clanker.actor.extra_outputs import ExtraOutputs
 from sb3_clanker.policy_file.spaces import describe_space
 from sb3_clanker.proof.probes import Batch, as_batch, batch_size, by_key, take
 from sb3_clanker.sb3.compiled import eager
@@ -27,6 +27,7 @@ from sb3_clanker.sb3.wrappers import FrameStack
 from sb3_clanker.writers.scores import captured_scores
 
 State: TypeAlias = tuple[NDArray[Any], ...]
+Predict: TypeAlias = Callable[..., tuple[NDArray[Any], State | None]]
 
 
 class Prediction(NamedTuple):
@@ -34,13 +35,13 @@ class Prediction(NamedTuple):
 
     :ivar action: as ``predict`` returns it
     :ivar state: the next state, as ``predict`` returns it
-    :ivar further: the further outputs, each of shape (batch, width)
+    :ivar extra: the extra outputs, each of shape (batch, width)
     :ivar scores: what the action comes from, of shape (batch, ...); at most one array
     """
 
     action: NDArray[Any]
     state: State | None
-    further: tuple[NDArray[Any], ...] = ()
+    extra: tuple[NDArray[Any], ...] = ()
     scores: tuple[NDArray[Any], ...] = ()
 
 
@@ -53,12 +54,10 @@ _PERTURBATION = 1e-6
 class Reference:
     """``predict(observation, deterministic=True)`` of a live algorithm, on raw observations.
 
-    The policy's own, unmodified method is called.
-
-    :param model: the algorithm
-    :param predictor: what is asked: the algorithm itself, or a copy of its policy
+    :param policy: its policy, or a copy of that
+    :param predict: what is asked: the unmodified method of the algorithm, or that of the copy
     :param vec_normalize: the normalization that the policy was trained with, or None
-    :param further: what else the policy is asked to tell
+    :param extra: what else the policy is asked for
     :param stacks: how frames are stacked; where that happens after VecNormalize, it gets one frame at a time
     :param apart: how far a copy that is asked is from the policy itself, None where the policy is asked
     :ivar action_space: action space of the policy
@@ -66,19 +65,18 @@ class Reference:
 
     def __init__(
         self,
-        model: BaseAlgorithm,
-        predictor: BaseAlgorithm | BasePolicy,
+        policy: BasePolicy,
+        predict: Predict,
         vec_normalize: VecNormalize | None,
         stacks: Mapping[str | None, FrameStack] = MappingProxyType({}),
-        further: Further | None = None,
+        extra: ExtraOutputs | None = None,
         apart: float | None = None,
     ) -> None:
-        self._further = further
+        self._extra = extra
         self.apart = apart
-        self._model, self._vec_normalize = model, vec_normalize
+        self._policy, self._predict, self._vec_normalize = policy, predict, vec_normalize
         self._stacks = {key: stack for key, stack in stacks.items() if stack.after_normalization}
-        self._predictor = predictor
-        self.action_space = describe_space(model.policy.action_space, "action")
+        self.action_space = describe_space(policy.action_space, "action")
 
     def predict(self, observation: Batch, **context: Any) -> Prediction:
         """Actions for raw observations, single or in a batch, and the next state, as Stable-Baselines3 returns them.
@@ -86,15 +84,15 @@ class Reference:
         :param observation: raw observations
         :param context: what else ``predict`` takes: ``state``, ``episode_start``, ``action_masks``
         """
-        with modes_kept(self._model.policy), eager():
-            return self._act(self._predictor, observation, context)
+        with modes_kept(self._policy), eager():
+            return self._act(self._policy, self._predict, observation, context)
 
     def perturbed(self, observations: Batch, **context: Any) -> list[Prediction]:
         """What the policy does with its weights changed by as little as float32 can tell, several times.
 
         Where these predictions differ, the action hangs on digits that no two runtimes round alike.
         """
-        policy = copy_policy(self._model.policy)
+        policy = copy_policy(self._policy)
         generator = th.Generator().manual_seed(_SEED)
         originals = {name: tensor.detach().clone() for name, tensor in policy.named_parameters()}
         predictions = []
@@ -103,20 +101,19 @@ class Reference:
                 for name, tensor in policy.named_parameters():
                     noise = th.randn(tensor.shape, generator=generator, dtype=tensor.dtype)
                     tensor.copy_(originals[name] * (1.0 + _PERTURBATION * noise))
-            predictions.append(self._act(policy, observations, context))
+            predictions.append(self._act(policy, policy.predict, observations, context))
         return predictions
 
-    def _act(self, predictor: BaseAlgorithm | BasePolicy, observation: Batch, context: Mapping[str, Any]) -> Prediction:
+    def _act(self, policy: BasePolicy, predict: Predict, observation: Batch, context: Mapping[str, Any]) -> Prediction:
         if self._vec_normalize is not None:
             observation = self._normalize(observation, self._vec_normalize)
-        policy: Any = getattr(predictor, "policy", predictor)
         with captured_scores(policy) as scores:
-            action, state = predictor.predict(observation, deterministic=True, **context)
-        further = self._tell(policy, observation, context)
-        return Prediction(action, state, further, tuple(tensor.detach().cpu().numpy() for tensor in scores))
+            action, state = predict(observation, deterministic=True, **context)
+        extra = self._ask_more(policy, observation, context)
+        return Prediction(action, state, extra, tuple(tensor.detach().cpu().numpy() for tensor in scores))
 
-    def _tell(self, policy: Any, observation: Batch, context: Mapping[str, Any]) -> tuple[NDArray[Any], ...]:
-        if self._further is None or not self._further.names:
+    def _ask_more(self, policy: Any, observation: Batch, context: Mapping[str, Any]) -> tuple[NDArray[Any], ...]:
+        if self._extra is None or not self._extra.names:
             return ()
         tensors, _ = policy.obs_to_tensor(observation)
         n = len(next(iter(tensors.values())) if isinstance(tensors, dict) else tensors)
@@ -130,7 +127,7 @@ class Reference:
         elif "action_masks" in context:
             inputs["action_masks"] = context["action_masks"]
         with th.no_grad():
-            return tuple(tensor.cpu().numpy() for tensor in self._further.compute(policy, tensors, inputs))
+            return tuple(tensor.cpu().numpy() for tensor in self._extra.compute(policy, tensors, inputs))
 
     def _normalize(self, observation: Batch, vec_normalize: VecNormalize) -> Batch:
         if not self._stacks:

@@ -1,7 +1,8 @@
 """The proof: a file is compared with Stable-Baselines3's own ``predict`` before it gets its name.
 
-Four stages, each with its figures: ``structure`` (onnx's checker), ``contract``, ``runtime`` (a session in
-onnxruntime) and ``cross_check``. The first that fails ends the proof with an error that carries the report.
+First the stages of the format, of ONNX ``structure`` (onnx's checker) and ``contract``; then those of every format,
+``runtime`` (what it runs in) and ``cross_check``. The first that fails ends the proof with an error that carries the
+report.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import onnx
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
@@ -20,14 +20,13 @@ from sb3_clanker.errors import ValidationError
 from sb3_clanker.options import ExportOptions
 from sb3_clanker.policy_file.record import PolicyMetadata
 from sb3_clanker.policy_file.spaces import LeafSpace
-from sb3_clanker.proof.contract import contract_problems
 from sb3_clanker.proof.probes import Batch, Probes, batch_size, take
 from sb3_clanker.proof.reference import Prediction, Reference
 from sb3_clanker.proof.truncation import truncation_problem
 from sb3_clanker.report import CrossCheckRecord, StageReport, ValidationReport
 from sb3_clanker.runtime.policy import OnnxPolicy
-from sb3_clanker.writers.onnx import FilledGraph
 from sb3_clanker.writers.scores import SCORES
+from sb3_clanker.writers.writer import Filled, RefusedError, Writer
 
 _N_ENVS = 16
 """How many environments a recurrent policy is stepped in."""
@@ -41,7 +40,8 @@ _STAND_IN = 1e6
 
 
 def prove(
-    filled: FilledGraph,
+    writer: Writer,
+    filled: Filled,
     metadata: PolicyMetadata,
     reference: Reference,
     probes: Probes,
@@ -51,6 +51,7 @@ def prove(
 ) -> ValidationReport:
     """Prove that a file does what the policy does.
 
+    :param writer: of its format
     :param filled: the file, and the same with its scores
     :param metadata: the record that belongs to it
     :param reference: Stable-Baselines3's own ``predict``
@@ -69,34 +70,31 @@ def prove(
     if filled.scores is None or in_full:
         files.insert(0, (b"".join(filled.published), metadata))
     data, described = files[0]
-    with _stage(report, "structure") as note:
-        onnx.checker.check_model(data, full_check=in_full)  # in full, it infers shapes, which no weight changes
-        model = onnx.load_from_string(data)
-        note(f"{len(model.graph.node)} nodes, {len(data):,} bytes")
-    with _stage(report, "contract") as note:
-        if problems := contract_problems(model, described):
-            raise _RefusedError("; ".join(problems))
-        note(f"opset {metadata.opset_version}, IR version {metadata.ir_version}")
+    findings = writer.check(data, described, in_full=in_full)
+    for stage in writer.stages:
+        with _stage(report, stage) as note:
+            note(next(findings))
     with _stage(report, "runtime") as note:
-        policies = [OnnxPolicy.from_bytes(data, described, trusted=not in_full) for data, described in files]
-        note("loaded by onnxruntime")
+        policies = [open_policy(writer, data, described, trusted=not in_full) for data, described in files]
+        note(f"loaded by {writer.runtime}")
     with _stage(report, "cross_check") as note:
         for policy in policies:
             comparison = _Comparison(policy, reference, options)
             report.cross_check = _cross_check(comparison, probes, options, in_full)
             summary = _describe(report.cross_check)
             if report.cross_check.n_mismatches:
-                raise _RefusedError(f"the file and Stable-Baselines3 disagree: {summary}; {comparison.example}")
+                raise RefusedError(f"the file and Stable-Baselines3 disagree: {summary}; {comparison.example}")
             if report.cross_check.n_nonfinite >= len(probes):
-                raise _RefusedError(f"Stable-Baselines3 itself gives no finite action: {summary}")
+                raise RefusedError(f"Stable-Baselines3 itself gives no finite action: {summary}")
         if problem := truncation_problem(policies[0], probes.observations):
-            raise _RefusedError(problem)
+            raise RefusedError(problem)
         note(summary)
     return report
 
 
-class _RefusedError(Exception):
-    """A stage found the file wanting; its message is the finding."""
+def open_policy(writer: Writer, data: bytes, metadata: PolicyMetadata, *, trusted: bool = False) -> OnnxPolicy:
+    """A file to ask for actions; parameters as for :meth:`Writer.open`."""
+    return OnnxPolicy.from_runner(writer.open(data, metadata, trusted=trusted), metadata)
 
 
 @contextmanager
@@ -123,8 +121,8 @@ def _cross_check(comparison: _Comparison, probes: Probes, options: ExportOptions
         _roll_out(comparison, observations)
     else:
         expected = comparison.add(observations, **_masked(masks))
-        further, scores = (tuple(part[:1] for part in parts) for parts in (expected.further, expected.scores))
-        known = Prediction(expected.action[0], None, further, scores)
+        extra, scores = (tuple(part[:1] for part in parts) for parts in (expected.extra, expected.scores))
+        known = Prediction(expected.action[0], None, extra, scores)
     first = take(observations, slice(0, 1))
     comparison.add(first, single=True, known=None if in_full else known, **_masked(None if masks is None else masks[0]))
     return CrossCheckRecord(
@@ -160,14 +158,14 @@ class _Comparison:
     """Differences between the file and the policy, collected over several calls.
 
     What a call returns is compared row by row, one row for each observation: the elements of its action, then those of
-    its next state, of the further outputs and of the scores, if there are any.
+    its next state, of the extra outputs and of the scores, if there are any.
     """
 
     def __init__(self, policy: OnnxPolicy, reference: Reference, options: ExportOptions) -> None:
         self._policy, self._reference, self._options = policy, reference, options
         names = [spec.name for spec in policy.metadata.outputs if spec.role == "further"]
         self._scores = [name for name in names if name == SCORES]
-        self._further = [name for name in names if name != SCORES]
+        self._extra = [name for name in names if name != SCORES]
         self.recurrent = policy.metadata.recurrent
         self.apart = reference.apart
         self._unit: NDArray[np.float64] = np.empty(0)
@@ -186,7 +184,7 @@ class _Comparison:
         expected = self._reference.predict(observation, **context) if known is None else known
         got = self._predict(observation, context)
         if (got.action.shape, got.action.dtype) != (expected.action.shape, expected.action.dtype):
-            raise _RefusedError(
+            raise RefusedError(
                 f"predict returns {got.action.dtype} of shape {got.action.shape}, and Stable-Baselines3 "
                 f"{expected.action.dtype} of shape {expected.action.shape}"
             )
@@ -196,11 +194,11 @@ class _Comparison:
         return expected
 
     def _predict(self, observation: Batch, context: dict[str, Any]) -> Prediction:
-        if not self._further and not self._scores:
+        if not self._extra and not self._scores:
             return Prediction(*self._policy.predict(observation, **context))
         action, state, outputs = self._policy.predict_and_outputs(observation, **context)
-        further, scores = (tuple(outputs[name] for name in names) for names in (self._further, self._scores))
-        return Prediction(action, state, further, scores)
+        extra, scores = (tuple(outputs[name] for name in names) for names in (self._extra, self._scores))
+        return Prediction(action, state, extra, scores)
 
     def _compare(self, batch: Batch, context: dict[str, Any], answer: Prediction, reference: Prediction) -> None:
         n = batch_size(batch)
@@ -262,10 +260,10 @@ class _Comparison:
 
 
 def rows(prediction: Prediction, n: int) -> NDArray[np.float64]:
-    """What a policy answers to n observations, one row each: action, next state, further outputs, and scores."""
+    """What a policy answers to n observations, one row each: action, next state, extra outputs, and scores."""
     state = (np.moveaxis(part, 1, 0).reshape(n, -1) for part in prediction.state or ())
     scores = (part.reshape(n, -1) for part in prediction.scores)
-    parts = [prediction.action.reshape(n, -1), *state, *prediction.further, *scores]
+    parts = [prediction.action.reshape(n, -1), *state, *prediction.extra, *scores]
     return np.concatenate(parts, axis=1, dtype=np.float64)
 
 

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sb3_clanker.policy_file.tensors import LARGEST_BYTE, TensorSpec
-from sb3_clanker.runtime.policy import Observation, OnnxPolicy
+from sb3_clanker.runtime.encoding import Observation
+from sb3_clanker.runtime.policy import OnnxPolicy
 
 _SEED = 20_260_105
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from sb3_clanker.errors import LatencyError
 from sb3_clanker.report import LatencyRecord
-from sb3_clanker.runtime.policy import Observation, OnnxPolicy
+from sb3_clanker.runtime.encoding import Observation
+from sb3_clanker.runtime.policy import OnnxPolicy
 
 _N_WARM_UP, _N_CALLS = 50, 500
 

@@ -3,42 +3,36 @@
 from __future__ import annotations
 
 import functools
-import reprlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnxruntime
-from numpy.typing import NDArray
 
 from sb3_clanker.errors import (
     InferenceError,
     ObservationError,
-    PolicyFileError,
     StochasticActionError,
-    UnsafeGraphError,
 )
-from sb3_clanker.policy_file.container import MalformedContainerError, split_container
 from sb3_clanker.policy_file.reading import PolicyFile, parse, read_policy_file
 from sb3_clanker.policy_file.record import PolicyMetadata
-from sb3_clanker.policy_file.spaces import LeafSpace
-from sb3_clanker.policy_file.tensors import BATCH, TensorSpec
 from sb3_clanker.public import public
+from sb3_clanker.runtime.encoding import (
+    Array,
+    Encoded,
+    Observation,
+    State,
+    make_context_encoder,
+    make_decoder,
+    make_encoder,
+)
 from sb3_clanker.runtime.sampling import make_sampler
-from sb3_clanker.runtime.screening import HostileGraphError, screen
+from sb3_clanker.runtime.session import Runner, one_line, open_session
 
 if TYPE_CHECKING:
     from gymnasium import spaces
 
-Array: TypeAlias = NDArray[Any]
-Observation: TypeAlias = Array | Mapping[str, Array]
-State: TypeAlias = tuple[Array, ...]
-
-_Encoded: TypeAlias = tuple[dict[str, Array], bool]
-_FOLDING_IS_LIMITED = tuple(int(part) for part in onnxruntime.__version__.split(".")[:2]) >= (1, 27)
 _NO_CONTEXT: dict[str, Any] = {"state": None, "episode_start": None, "action_masks": None}
-_ONNX_TYPES = {"float32": "tensor(float)", "uint8": "tensor(uint8)", "bool": "tensor(bool)"}
 
 
 @public
@@ -65,14 +59,13 @@ class OnnxPolicy:
     metadata: PolicyMetadata
 
     def __init__(self, path: str | Path) -> None:
-        self._load(read_policy_file(path))
+        file = read_policy_file(path)
+        self._load(open_session(file), file.metadata)
 
     @classmethod
-    def from_file(cls, file: PolicyFile, *, trusted: bool = False) -> OnnxPolicy:
-        """Load a policy from a file that was read already; ``trusted`` as for :meth:`from_bytes`."""
-        policy = cls.__new__(cls)
-        policy._load(file, trusted)
-        return policy
+    def from_file(cls, file: PolicyFile) -> OnnxPolicy:
+        """Load a policy from a file that was read already."""
+        return cls.from_runner(open_session(file), file.metadata)
 
     @classmethod
     def from_bytes(cls, data: bytes, metadata: PolicyMetadata | None = None, *, trusted: bool = False) -> OnnxPolicy:
@@ -84,16 +77,22 @@ class OnnxPolicy:
             full again, which takes longer than the few predictions that such a policy is for
         """
         file = parse(data) if metadata is None else PolicyFile(data=data, metadata=metadata)
-        return cls.from_file(file, trusted=trusted)
+        return cls.from_runner(open_session(file, trusted=trusted), file.metadata)
 
-    def _load(self, file: PolicyFile, trusted: bool = False) -> None:
-        self.metadata = metadata = file.metadata
-        self._session = _open_session(file, trusted)
-        _check_signature(self._session, metadata, file.path)
-        self._encode = _encoder(metadata)
-        self._encode_further = _further_encoder(metadata)
+    @classmethod
+    def from_runner(cls, runner: Runner, metadata: PolicyMetadata) -> OnnxPolicy:
+        """A policy that is run by anything that takes the inputs of a record, and gives its outputs."""
+        policy = cls.__new__(cls)
+        policy._load(runner, metadata)
+        return policy
+
+    def _load(self, runner: Runner, metadata: PolicyMetadata) -> None:
+        self.metadata = metadata
+        self._session = runner
+        self._encode = make_encoder(metadata)
+        self._encode_context = make_context_encoder(metadata)
         self._takes_masks = any(spec.role == "action_masks" for spec in metadata.inputs)
-        self._decode = _decoder(metadata)
+        self._decode = make_decoder(metadata)
         self._outputs = ["action", "h_out", "c_out"] if metadata.recurrent else ["action"]
         self._sampled = [spec.name for spec in metadata.outputs if spec.name.startswith("action_")]
         self._sample = make_sampler(metadata)
@@ -152,7 +151,7 @@ class OnnxPolicy:
                 )
             return self._decode(action, batched), (tuple(next_state) if next_state else state)
         except Exception as error:  # onnxruntime has no root of its own errors; an output may be of any shape
-            raise InferenceError(_one_line(error)) from error
+            raise InferenceError(one_line(error)) from error
 
     def outputs(
         self,
@@ -202,200 +201,14 @@ class OnnxPolicy:
         try:
             return dict(zip(names, self._session.run(names, dict(inputs)), strict=True))
         except Exception as error:  # as in predict
-            raise InferenceError(_one_line(error)) from error
+            raise InferenceError(one_line(error)) from error
 
     def _feed(
         self, observation: Observation, state: State | None, episode_start: Array | None, action_masks: Array | None
-    ) -> _Encoded:
+    ) -> Encoded:
         encoded = self._encode(observation)
         if action_masks is not None and not self._takes_masks:
             raise ObservationError("This policy takes no action masks, got some.")
-        if self._encode_further is not None:
-            self._encode_further(encoded[0], state, episode_start, action_masks)
+        if self._encode_context is not None:
+            self._encode_context(encoded[0], state, episode_start, action_masks)
         return encoded
-
-
-def _open_session(file: PolicyFile, trusted: bool) -> onnxruntime.InferenceSession:
-    try:
-        foldable = trusted or screen(file.body or split_container(file.data)[0], is_limited=_FOLDING_IS_LIMITED)
-    except (HostileGraphError, MalformedContainerError) as error:
-        raise UnsafeGraphError(file.path, str(error)) from error
-    options = onnxruntime.SessionOptions()
-    if trusted:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.add_session_config_entry("session.load_model_format", "ONNX")  # its own format was not screened
-    largest_constant = str(max(len(file.data), 1 << 20))
-    options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", largest_constant)
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 4  # what is wrong is said by the error, in one line
-    try:
-        return onnxruntime.InferenceSession(
-            file.data,
-            options,
-            providers=["CPUExecutionProvider"],
-            disabled_optimizers=None if foldable else ["ConstantFolding"],
-        )
-    except Exception as error:  # onnxruntime has no root of its own errors, and leaks others on damaged files
-        raise PolicyFileError(file.path, f"onnxruntime cannot load it: {_one_line(error)}") from error
-
-
-def _check_signature(session: onnxruntime.InferenceSession, metadata: PolicyMetadata, path: Path | None) -> None:
-    """Hold the record against the graph; a digest tells damage, not a record that was made up."""
-    for kind, values, specs in (
-        ("inputs", session.get_inputs(), metadata.inputs),
-        ("outputs", session.get_outputs(), metadata.outputs),
-    ):
-        try:
-            found = [(value.name, value.type, tuple(value.shape)) for value in values]
-        except UnicodeDecodeError as error:
-            raise PolicyFileError(path, f"a name among the {kind} of the graph is not UTF-8.") from error
-        expected = [(spec.name, _ONNX_TYPES.get(spec.dtype), spec.shape) for spec in specs]
-        if found != expected:
-            found_text, expected_text = reprlib.repr(found), reprlib.repr(expected)
-            raise PolicyFileError(
-                path, f"the {kind} of the graph are {found_text}, and the record says {expected_text}."
-            )
-
-
-def _one_line(error: Exception) -> str:
-    """The beginning of an error of onnxruntime, which may hold as much as the file did."""
-    return " ".join(str(error)[:1000].split())
-
-
-def _encoder(metadata: PolicyMetadata) -> Callable[[Observation], _Encoded]:
-    """What turns an observation into the inputs of the graph, decided once."""
-    spaces, observed = metadata.observation_space.leaves(), [s for s in metadata.inputs if s.role == "observation"]
-    leaves: dict[Any, Callable[[Any], _Encoded]] = {
-        spec.key: _leaf_encoder(spec, spaces[spec.key]) for spec in observed
-    }
-    if None in leaves:
-        return leaves[None]
-
-    def encode(observation: Observation) -> _Encoded:
-        if not isinstance(observation, Mapping) or set(observation) != set(leaves):
-            got = sorted(map(str, observation)) if isinstance(observation, Mapping) else type(observation).__name__
-            raise ObservationError(f"The observation must be a mapping with the keys {sorted(leaves)}, got {got}.")
-        feed: dict[str, Array] = {}
-        batched = False
-        for key, encode_leaf in leaves.items():
-            leaf, leaf_batched = encode_leaf(observation[key])
-            feed.update(leaf)
-            batched |= leaf_batched
-        if len({len(leaf) for leaf in feed.values()}) > 1:
-            sizes = {name: len(leaf) for name, leaf in feed.items()}
-            raise ObservationError(f"The observations of all keys must be equally many, got {sizes}.")
-        return feed, batched
-
-    return encode
-
-
-def _leaf_encoder(spec: TensorSpec, space: LeafSpace) -> Callable[[Any], _Encoded]:
-    name, single, rank = spec.name, space.shape, len(space.shape)
-    dtype = np.dtype(spec.dtype if spec.divisor is None else np.uint8)
-    divisor = None if spec.divisor is None else np.float32(spec.divisor)
-    tensor_shape = tuple(-1 if dim == BATCH else int(dim) for dim in spec.shape)
-    same_shape = tensor_shape[1:] == single
-    transposed = None if spec.layout is None else (*single[1:], single[0])  # the other layout of an image
-    channels_last = spec.layout == "channels_last"
-    kinds = "u" if dtype == np.uint8 else "biuf"
-
-    def encode(observation: Any) -> _Encoded:
-        if isinstance(observation, tuple) and len(observation) == 2 and isinstance(observation[1], Mapping):
-            raise ObservationError("Got a pair of observation and info, as env.reset() returns: pass the observation.")
-        try:
-            array = np.asarray(observation)
-        except ValueError as error:
-            raise ObservationError(f"The observation for input {name!r} is not an array: {error}") from error
-        shape = array.shape
-        batched = len(shape) != rank
-        if (shape[1:] if batched else shape) != single:
-            if (shape[1:] if batched else shape) == transposed:
-                return encode(np.moveaxis(array, -1, -3))
-            raise ObservationError(
-                f"The observation for input {name!r} must have the shape {single}, or (n, *{single}) for a batch, "
-                f"got {shape}."
-            )
-        if array.dtype != dtype:
-            if array.dtype.kind not in kinds or (kinds == "u" and array.dtype.itemsize > 1):
-                raise ObservationError(f"The observation for input {name!r} must be {dtype}, got {array.dtype}.")
-            with np.errstate(over="ignore"):  # infinite in float32, as torch has it
-                array = array.astype(dtype)
-        if divisor is not None:
-            array = array / divisor
-        if not batched:
-            array = array[None]
-        if channels_last:
-            return {name: np.ascontiguousarray(np.moveaxis(array, -3, -1))}, batched
-        return {name: array if same_shape else array.reshape(tensor_shape)}, batched
-
-    return encode
-
-
-def _further_encoder(
-    metadata: PolicyMetadata,
-) -> Callable[[dict[str, Array], State | None, Array | None, Array | None], None] | None:
-    """What adds to the inputs of the graph masks, the state of a recurrent policy, or what is not looked at."""
-    shapes = {spec.role: spec.shape for spec in metadata.inputs}
-    unused = [spec for spec in metadata.inputs if spec.role == "unused"]
-    observation = next(spec.name for spec in metadata.inputs if spec.role == "observation")
-
-    def add_masks(feed: dict[str, Array], _: State | None, __: Array | None, action_masks: Array | None) -> None:
-        n, n_choices = len(feed[observation]), int(shapes["action_masks"][1])
-        masks = np.ones((n, n_choices), bool) if action_masks is None else _to_array(action_masks, np.bool_)
-        if masks is None or masks.size != n * n_choices:
-            raise ObservationError(
-                f"The action masks for {n} observations must have the shape ({n}, {n_choices}), got {_shape(masks)}."
-            )
-        feed["action_masks"] = masks.reshape(n, n_choices)
-
-    def add_state(feed: dict[str, Array], state: State | None, episode_start: Array | None, _: Array | None) -> None:
-        n, (n_layers, width) = len(feed[observation]), shapes["hidden_state"][::2]
-        expected = (int(n_layers), n, int(width))
-        if state is None:
-            feed["h_in"] = feed["c_in"] = np.zeros(expected, np.float32)
-        else:
-            parts = [_to_array(part, np.float32) for part in state]
-            if [part is not None and part.shape for part in parts] != [expected, expected]:
-                got = " and ".join(_shape(part) for part in parts)
-                raise ObservationError(
-                    f"The state for {n} observations must be two arrays of the shape {expected}, got {got or 'none'}."
-                )
-            feed["h_in"], feed["c_in"] = (part for part in parts if part is not None)
-        starts = np.zeros(n, np.float32) if episode_start is None else _to_array(episode_start, np.float32)
-        if starts is None or starts.shape != (n,):
-            raise ObservationError(
-                f"episode_start for {n} observations must have the shape ({n},), got {_shape(starts)}."
-            )
-        feed["episode_start"] = starts
-
-    def add_unused(feed: dict[str, Array], _: State | None, __: Array | None, ___: Array | None) -> None:
-        n = len(feed[observation])
-        feed.update({spec.name: np.zeros((n, int(spec.shape[1])), np.float32) for spec in unused})
-
-    if "action_masks" in shapes:
-        return add_masks
-    if unused:
-        return add_unused
-    return add_state if metadata.recurrent else None
-
-
-def _to_array(value: object, dtype: type[np.generic]) -> Array | None:
-    """An array of a type, or None where a value is none."""
-    try:
-        return np.asarray(value, dtype)
-    except (TypeError, ValueError):
-        return None
-
-
-def _shape(array: Array | None) -> str:
-    return "no array of numbers" if array is None else str(array.shape)
-
-
-def _decoder(metadata: PolicyMetadata) -> Callable[[Array, bool], Array]:
-    """What turns the output of the graph into actions as Stable-Baselines3 returns them, decided once."""
-    dtype, single = np.dtype(metadata.predict_dtype), metadata.action_space.shape
-    many = (-1, *single)
-    if dtype == np.float32:
-        return lambda action, batched: action.reshape(many if batched else single)
-    return lambda action, batched: action.reshape(many if batched else single).astype(dtype)

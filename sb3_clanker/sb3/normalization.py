@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import pickle
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from os import PathLike
@@ -23,6 +22,7 @@ from sb3_clanker.errors import (
     UnknownNormalizationWarning,
     UnmatchedFilesError,
 )
+from sb3_clanker.errors.warnings import warn
 from sb3_clanker.paths import is_file
 from sb3_clanker.policy_file.reading import PolicyFile, read_policy_file
 from sb3_clanker.policy_file.record import NormalizationRecord, PairedFile, PolicyMetadata
@@ -113,13 +113,13 @@ def resolve_normalization(
     if found is not None:
         return found
     others = [path for path in other_statistics(zip_path) if is_file(path)] if zip_path else []
-    warnings.warn(
-        "It is unknown whether this policy was trained with VecNormalize: the model has no environment, and no "
-        f"statistics {'of that name ' if others else ''}lie beside its .zip. "
-        + "".join(f"{path} may be of any policy, and is not used. " for path in others)
-        + f"The file will expect observations as the policy saw them. {_NAME_THEM}.",
-        UnknownNormalizationWarning,
-        stacklevel=3,
+    warn(
+        UnknownNormalizationWarning(
+            "It is unknown whether this policy was trained with VecNormalize: the model has no environment, and no "
+            f"statistics {'of that name ' if others else ''}lie beside its .zip. "
+            + "".join(f"{path} may be of any policy, and is not used. " for path in others)
+            + f"The file will expect observations as the policy saw them. {_NAME_THEM}."
+        )
     )
     return Normalization(vec_normalize=None, known=False, origin="none: nothing tells whether there were any")
 

@@ -5,7 +5,6 @@ Read from the wrappers themselves; no environment is stepped or reset.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvWrapper
 from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
 
 from sb3_clanker.errors import InnerNormalizationWarning
+from sb3_clanker.errors.warnings import warn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,12 +84,12 @@ def warn_of_inner_normalization(env: VecEnv | None) -> None:
     except (OSError, EOFError):  # its processes have ended, and cannot be asked
         return
     if normalizes:
-        warnings.warn(
-            "The environment normalizes its observations itself (gymnasium's NormalizeObservation). That cannot be "
-            "folded into the file, which will expect observations normalized in the same way. Use Stable-Baselines3's "
-            "VecNormalize in its place.",
-            InnerNormalizationWarning,
-            stacklevel=6,
+        warn(
+            InnerNormalizationWarning(
+                "The environment normalizes its observations itself (gymnasium's NormalizeObservation). That cannot be "
+                "folded into the file, which will expect observations normalized in the same way. Use "
+                "Stable-Baselines3's VecNormalize in its place."
+            )
         )
 
 

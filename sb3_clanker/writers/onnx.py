@@ -1,79 +1,32 @@
-"""An actor as an ONNX graph: traced once, filled with live weights as often as needed.
-
-The trace takes every parameter and buffer of the actor as an input of the graph. So no optimization can fold, merge
-or rename a weight, constants that depend on no weight are folded away, and which tensor goes where is known by
-construction. Afterwards these inputs become initializers, and an export is nothing but writing values into them.
-"""
+"""ONNX: an actor as a graph that is traced once, and filled with live weights as often as needed."""
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from threading import Lock
 
 import numpy as np
-import onnx_ir as ir
-import onnxscript.optimizer
+import onnx
 import torch as th
 from numpy.typing import NDArray
-from onnx_ir.passes.common import RemoveUnusedNodesPass
-from torch import nn
 
 from sb3_clanker.actor.actor import Actor
-from sb3_clanker.errors import GraphError
-from sb3_clanker.policy_file.container import cut_last_output, find_tensors
-from sb3_clanker.policy_file.tensors import BATCH, TensorSpec
-from sb3_clanker.sb3.compiled import eager
-from sb3_clanker.writers.opset import NATIVE_OPSET, lower_opset, oldest_ir_version
-from sb3_clanker.writers.scores import add_scores, captured_scores, scores_spec
-
-_PRODUCER = "sb3_clanker"
-_TALKATIVE = ("torch.onnx", "onnxscript", "onnx_ir")
-"""Loggers that report each step of a trace."""
-_one_at_a_time = Lock()
-"""A trace changes what is the process's, not the thread's."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FilledGraph:
-    """A graph with its weights.
-
-    :ivar data: its bytes, with the scores as the last output where it has any
-    :ivar scores: what they are, None where there are none
-    :ivar published: the same bytes less the entry of that output, as stretches
-    :ivar n_entries: length of the metadata entries at the end
-    """
-
-    data: bytes
-    scores: TensorSpec | None
-    published: tuple[bytes | memoryview, ...]
-    n_entries: int = 0
-
-    @classmethod
-    def of_file(cls, data: bytes) -> FilledGraph:
-        """The graph of a file that was published.
-
-        :param data: the bytes of the file
-        """
-        scored, scores = add_scores(data)
-        return cls(data=scored, scores=scores, published=(data,))
-
-    @property
-    def body(self) -> tuple[bytes | memoryview, ...]:
-        """What is published, less the metadata entries."""
-        *first, last = self.published
-        return *first, last[: len(last) - self.n_entries]
+from sb3_clanker.options import ExportOptions
+from sb3_clanker.policy_file.container import cut_last_output, find_tensors, join_container
+from sb3_clanker.policy_file.reading import PolicyFile
+from sb3_clanker.policy_file.record import PolicyMetadata
+from sb3_clanker.policy_file.seal import Hashing, seal
+from sb3_clanker.runtime.session import Runner, open_session
+from sb3_clanker.writers.contract import contract_problems
+from sb3_clanker.writers.scores import add_scores
+from sb3_clanker.writers.trace import trace
+from sb3_clanker.writers.writer import Filled, RefusedError, Stretches, Writer
 
 
 class Graph:
-    """The ONNX graph of an actor's structure, to be filled with weights.
+    """The ONNX graph of an actor's structure, to be filled with weights: nothing but writing values into it.
 
     :param actor: an actor whose policy may be run and left in any state: a copy, never the one in training
     :param opset_version: opset of the graph, kept exactly
-    :ivar ir_version: IR version of the graph
     :raises GraphError: the policy cannot be traced
     :raises UnsupportedOpsetError: an operator does not exist in the opset; it is named
     """
@@ -81,152 +34,53 @@ class Graph:
     def __init__(self, actor: Actor, opset_version: int) -> None:
         tensors = actor.tensors()
         self._structure = _structure(tensors)
-        with _one_at_a_time, _surroundings():
-            model = _trace(actor, tensors, opset_version)
-            template, self._scores = _clean(model, actor, tensors, opset_version)
-        self.ir_version = oldest_ir_version(opset_version)
+        template, self._scores = trace(actor, tensors, opset_version)
         self._pieces = _cut(template, tensors)
         self._without_scores = cut_last_output(template) if self._scores else (b"", [slice(None)])
 
     def fits(self, tensors: Mapping[str, th.Tensor]) -> bool:
-        """Whether these are tensors of the structure that was traced."""
         return _structure(tensors) == self._structure
 
-    def fill(self, tensors: Mapping[str, th.Tensor], entries: bytes = b"") -> FilledGraph:
-        """Serialize the graph with these weights.
-
-        :param tensors: what ``Actor.tensors`` gives, on any device
-        :param entries: serialized metadata entries to append
-        :return: a ``ModelProto``
-        """
+    def fill(self, tensors: Mapping[str, th.Tensor], entries: Mapping[str, str]) -> Filled:
         pieces = (
             piece if isinstance(piece, bytes) else np.ascontiguousarray(_to_numpy(tensors[piece])).data
             for piece in self._pieces
         )
-        data = b"".join([*pieces, entries])
+        metadata = join_container(b"", entries)
+        data = b"".join([*pieces, metadata])
         beginning, stretches = self._without_scores
         view = memoryview(data)
-        published: list[bytes | memoryview] = [beginning, *(view[stretch] for stretch in stretches)]
-        return FilledGraph(data=data, scores=self._scores, published=tuple(published), n_entries=len(entries))
+        published: Stretches = (beginning, *(view[stretch] for stretch in stretches))
+        return Filled(data=data, published=published, scores=self._scores, n_entries=len(metadata))
 
 
-class _Functional(nn.Module):
-    """An actor with its tensors as leading arguments."""
+class OnnxWriter(Writer):
+    """ONNX, run by onnxruntime."""
 
-    def __init__(self, actor: Actor, names: list[str]) -> None:
-        super().__init__()
-        self._actor = (actor,)  # out of nn.Module's sight: the actor's tensors are arguments, not state
-        self._names = names
+    runtime = "onnxruntime"
+    stages = ("structure", "contract")
 
-    def forward(self, *arguments: th.Tensor) -> tuple[th.Tensor, ...]:
-        count = len(self._names)
-        tensors = dict(zip(self._names, arguments[:count], strict=True))
-        with captured_scores(self._actor[0].policy) as scores:
-            outputs: tuple[th.Tensor, ...] = th.func.functional_call(self._actor[0], tensors, arguments[count:])
-        compared_anyway = self._actor[0].further.names
-        return outputs if compared_anyway else (*outputs, *scores)
+    def trace(self, actor: Actor, options: ExportOptions) -> Graph:
+        return Graph(actor, options.opset_version)
 
+    def reopen(self, data: bytes) -> Filled:
+        scored, scores = add_scores(data)
+        return Filled(data=scored, published=(data,), scores=scores)
 
-def _trace(actor: Actor, tensors: Mapping[str, th.Tensor], opset_version: int) -> ir.Model:
-    """Trace the actor; its scores come last."""
-    arguments = (*(tensor.detach() for tensor in tensors.values()), *actor.example_inputs())
-    batch = th.export.Dim("batch", min=1)
-    shapes: list[dict[int, object] | None] = [None] * len(tensors)
-    shapes += [{spec.shape.index(BATCH): batch} for spec in actor.inputs]
-    actor.eval()
-    try:
-        program = th.export.export(
-            _Functional(actor, list(tensors)), arguments, dynamic_shapes={"arguments": tuple(shapes)}, strict=False
-        )
-        exported = th.onnx.export(
-            program, opset_version=max(opset_version, NATIVE_OPSET), dynamo=True, optimize=False, verbose=False
-        )
-    except Exception as error:  # whatever the policy's own code and torch's exporter raise
-        raise GraphError(
-            f"{type(actor.policy).__qualname__} cannot be traced: {type(error).__name__}: {_first_line(error)} "
-            "Its _predict() must be made of torch operations, without branches on the values of tensors."
-        ) from error
-    if exported is None:
-        raise GraphError("torch.onnx.export returned no program.")
-    return exported.model
+    def check(self, data: bytes, metadata: PolicyMetadata, *, in_full: bool) -> Iterator[str]:
+        onnx.checker.check_model(data, full_check=in_full)  # in full, it infers shapes, which no weight changes
+        model = onnx.load_from_string(data)
+        yield f"{len(model.graph.node)} nodes, {len(data):,} bytes"
+        if problems := contract_problems(model, metadata):
+            raise RefusedError("; ".join(problems))
+        yield f"opset {metadata.opset_version}, IR version {metadata.ir_version}"
 
+    def open(self, data: bytes, metadata: PolicyMetadata, *, trusted: bool) -> Runner:
+        return open_session(PolicyFile(data=data, metadata=metadata), trusted=trusted)
 
-@contextmanager
-def _surroundings() -> Iterator[None]:
-    """What tracing needs of the process; everything is put back afterwards."""
-    distribution = th.distributions.Distribution
-    validate_args = distribution._validate_args
-    loggers = [logging.getLogger(name) for name in _TALKATIVE]
-    levels = [logger.level for logger in loggers]
-    with th.random.fork_rng(devices=[]), th.no_grad(), eager(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        distribution.set_default_validate_args(False)  # its checks branch on values, which cannot be traced
-        try:
-            yield
-        finally:
-            distribution.set_default_validate_args(validate_args)
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
-
-
-def _clean(
-    model: ir.Model, actor: Actor, tensors: Mapping[str, th.Tensor], opset_version: int
-) -> tuple[bytes, TensorSpec | None]:
-    """From the exporter's model to a clean one, serialized, and what its scores are."""
-    graph = model.graph
-    onnxscript.optimizer.optimize(model)
-    scores = _check_scores(model, actor)
-    if opset_version < NATIVE_OPSET:
-        lower_opset(model, opset_version)
-        RemoveUnusedNodesPass()(model)
-    _name_values(graph, list(tensors), actor, scores)
-    for weight in graph.inputs[: len(tensors)]:
-        graph.inputs.remove(weight)
-        if weight.uses():
-            weight.const_value = ir.tensor(_to_numpy(tensors[str(weight.name)]), name=weight.name)
-            graph.register_initializer(weight)
-
-    model.ir_version = oldest_ir_version(opset_version)
-    model.producer_name, model.producer_version, model.doc_string = _PRODUCER, None, None
-    graph.name, graph.doc_string = "policy", None
-    for annotated in (model, graph, *graph, *graph.inputs, *graph.outputs, *graph.initializers.values()):
-        annotated.metadata_props.clear()  # the exporter's stack traces, with paths of this machine
-    proto = ir.to_proto(model)
-    del proto.graph.value_info[:]  # some consumers take it for more than a hint
-    return proto.SerializeToString(), scores
-
-
-def _check_scores(model: ir.Model, actor: Actor) -> TensorSpec | None:
-    """Keep the scores as the last output, if they are a value within the graph, with a row for each observation."""
-    graph = model.graph
-    if len(graph.outputs) == len(actor.outputs):
-        return None
-    *others, scores = graph.outputs
-    observation = graph.inputs[len(graph.inputs) - len(actor.inputs)]
-    if scores.producer() and scores not in others and scores.shape and observation.shape:
-        rows, *shape = scores.shape
-        if rows == observation.shape[0] and all(isinstance(width, int) for width in shape):
-            return scores_spec(tuple(int(width) for width in shape if isinstance(width, int)))
-    graph.outputs.pop()
-    RemoveUnusedNodesPass()(model)
-    return None
-
-
-def _name_values(graph: ir.Graph, weights: list[str], actor: Actor, scores: TensorSpec | None) -> None:
-    """Names that are the same in every export; those within begin with a slash, and so collide with no other."""
-    for index, constant in enumerate(list(graph.initializers.values())):
-        constant.name = f"/constant_{index}"
-    for index, node in enumerate(graph):
-        node.name, node.doc_string = f"{node.op_type}_{index}", None
-        for position, value in enumerate(node.outputs):
-            value.name = f"/{node.name}" if position == 0 else f"/{node.name}_{position}"
-    for name, value in zip(weights, graph.inputs, strict=False):
-        value.name = name
-    ends = (*graph.inputs[len(weights) :], *graph.outputs)
-    for spec, value in zip((*actor.inputs, *actor.outputs, *([scores] if scores else [])), ends, strict=True):
-        value.name, value.shape = spec.name, ir.Shape(spec.shape)
+    def stamp(self, filled: Filled, metadata: PolicyMetadata, hashing: Hashing) -> tuple[Stretches, PolicyMetadata]:
+        tail, metadata = seal(metadata, hashing)
+        return (*filled.published, tail), metadata
 
 
 def _cut(template: bytes, tensors: Mapping[str, th.Tensor]) -> list[bytes | str]:
@@ -247,7 +101,3 @@ def _structure(tensors: Mapping[str, th.Tensor]) -> dict[str, tuple[th.Size, th.
 def _to_numpy(tensor: th.Tensor) -> NDArray[np.generic]:
     values: NDArray[np.generic] = tensor.detach().cpu().numpy()
     return values
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or "no message").splitlines()[0]

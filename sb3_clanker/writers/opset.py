@@ -17,17 +17,7 @@ from sb3_clanker.options import SUPPORTED_OPSETS
 
 NATIVE_OPSET = 18
 
-_REDUCTIONS = (
-    "ReduceL1",
-    "ReduceL2",
-    "ReduceLogSum",
-    "ReduceLogSumExp",
-    "ReduceMax",
-    "ReduceMean",
-    "ReduceMin",
-    "ReduceProd",
-    "ReduceSumSquare",
-)
+_REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "SumSquare")
 
 
 def oldest_ir_version(opset_version: int) -> int:
@@ -67,7 +57,7 @@ def _lower_reduction(node: ir.Node) -> bool:
 
 
 def _lower_split(node: ir.Node) -> bool:
-    """Equal parts were what a missing ``split`` meant; the number of outputs told how many."""
+    """Equal parts were what a missing ``split`` meant; the number of outputs said how many."""
     node.attributes.pop("num_outputs", None)
     return True
 
@@ -78,7 +68,7 @@ def _lower_pad(node: ir.Node) -> bool:
 
 
 _RULES: dict[str, Callable[[ir.Node], bool]] = {
-    **dict.fromkeys(_REDUCTIONS, _lower_reduction),
+    **{f"Reduce{kind}": _lower_reduction for kind in _REDUCTIONS},
     "Split": _lower_split,
     "Pad": _lower_pad,
 }

@@ -1,6 +1,6 @@
 """The scores that an action comes from: logits, Q-values, a mean before it is clipped or squashed.
 
-An action alone tells little: a wrong network may well choose the same one of four. So a proof compares the scores too:
+An action alone says little: a wrong network may well choose the same one of four. So a proof compares the scores too:
 what the last layer of the policy gives, in the file's own graph.
 """
 
@@ -67,7 +67,7 @@ def scores_spec(shape: tuple[int, ...]) -> TensorSpec:
 
 
 def add_scores(data: bytes) -> tuple[bytes, TensorSpec | None]:
-    """A file with its scores as a further output; unchanged, and None, where it has none within.
+    """A file with its scores as one more output; unchanged, and None, where it has none within.
 
     :param data: the bytes of a file of this package, or of any other
     """

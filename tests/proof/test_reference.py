@@ -23,7 +23,8 @@ def test_it_is_predict_on_normalized_observations() -> None:
     vec_normalize = model.get_vec_normalize_env()
     observations = draw(BOX_OBSERVATION, np.random.default_rng(0), 9)
     np.testing.assert_array_equal(
-        Reference(model, model, vec_normalize).predict(observations)[0], predict_raw(model, observations, vec_normalize)
+        Reference(model.policy, model.predict, vec_normalize).predict(observations)[0],
+        predict_raw(model, observations, vec_normalize),
     )
 
 
@@ -33,7 +34,7 @@ def test_every_module_stays_in_its_mode() -> None:
     model.policy.actor.eval()  # type: ignore[union-attr]
     modes = [module.training for module in model.policy.modules()]
     assert len(set(modes)) == 2
-    Reference(model, model, None).predict(draw(BOX_OBSERVATION, np.random.default_rng(0), 2))
+    Reference(model.policy, model.predict, None).predict(draw(BOX_OBSERVATION, np.random.default_rng(0), 2))
     assert [module.training for module in model.policy.modules()] == modes
 
 
@@ -41,7 +42,7 @@ def test_the_modes_stay_even_where_predict_raises() -> None:
     model = make_model()
     model.policy.train()
     with pytest.raises(ValueError, match="Unexpected observation shape"):
-        Reference(model, model, None).predict(np.zeros((2, 99), dtype=np.float32))
+        Reference(model.policy, model.predict, None).predict(np.zeros((2, 99), dtype=np.float32))
     assert model.policy.training
 
 
@@ -50,7 +51,9 @@ def test_perturbed_weights_are_those_of_a_copy() -> None:
     before = [parameter.clone() for parameter in model.policy.parameters()]
     state = th.get_rng_state()
     observations = draw(BOX_OBSERVATION, np.random.default_rng(0), 5)
-    perturbed = np.stack([actions for actions, *_ in Reference(model, model, None).perturbed(observations)])
+    perturbed = np.stack(
+        [actions for actions, *_ in Reference(model.policy, model.predict, None).perturbed(observations)]
+    )
     assert perturbed.shape == (16, 5, 2)
     difference = np.abs(perturbed - predict_raw(model, observations))
     assert 0 < difference.max() < 1e-3

@@ -25,15 +25,16 @@ from sb3_clanker.proof.stages import prove
 from sb3_clanker.proof.subject import Subject
 from sb3_clanker.report import ValidationReport
 from sb3_clanker.sb3.normalization import Normalization
-from sb3_clanker.writers.onnx import FilledGraph
+from sb3_clanker.writers.formats import FORMATS
 from tests.worlds import LARGE_ACTION, make_model
 
 OPTIONS = ExportOptions()
+ONNX = FORMATS[".onnx"]
 
 
 def _prove(data: bytes, metadata: PolicyMetadata, subject: Subject, *, in_full: bool = False) -> ValidationReport:
-    reference, probes = subject.reference(subject.actor()), subject.probes(in_full=in_full)
-    return prove(FilledGraph.of_file(data), metadata, reference, probes, OPTIONS, in_full=in_full)
+    with subject.now(lambda *_: not in_full) as now:
+        return prove(ONNX, ONNX.reopen(data), metadata, now.reference(), now.probes, OPTIONS, in_full=in_full)
 
 
 class Specimen:
@@ -196,6 +197,7 @@ def test_a_reference_that_is_never_finite_is_refused(box: Specimen, monkeypatch:
     def not_a_number(observation: Any, **_: Any) -> Any:
         return np.full((len(observation), 2) if observation.ndim > 1 else 2, np.nan, dtype=np.float32), None
 
+    monkeypatch.setattr("sb3_clanker.proof.subject.check_own_predict", lambda _: None)  # it refuses such a replacement
     monkeypatch.setattr(box.model, "predict", not_a_number)
     box.refused("cross_check", "itself gives no finite action")
 
@@ -212,6 +214,7 @@ def test_observations_without_a_finite_reference_are_counted_not_compared(
             action[5] = np.nan
         return action, state
 
+    monkeypatch.setattr("sb3_clanker.proof.subject.check_own_predict", lambda _: None)  # it refuses such a replacement
     monkeypatch.setattr(box.model, "predict", partly)
     assert box.prove().cross_check.n_nonfinite == 1
 

@@ -98,7 +98,7 @@ def test_the_record_says_how_far_the_twin_is_from_the_policy(elsewhere: None, mo
     assert first is not None
     assert first.twin_difference == 0.0
     predict = model.predict
-    monkeypatch.setattr("sb3_clanker.proof.subject.check_algorithm", lambda _: None)  # it refuses such a replacement
+    monkeypatch.setattr("sb3_clanker.proof.subject.check_own_predict", lambda _: None)  # it refuses such a replacement
     monkeypatch.setattr(model, "predict", lambda *args, **kwargs: (predict(*args, **kwargs)[0] + 1e-3, None))
     second = _exporter(model).export().metadata.cross_check
     assert second is not None

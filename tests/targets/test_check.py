@@ -566,7 +566,7 @@ def test_each_kind_of_observation_is_taken_or_refused_before_the_trace(
         metadata = export_policy(model, path, vec_normalize=None, options=options).metadata
         assert check_target(metadata, "clankers").mode == ("vision" if name in images else "vector")
         return
-    monkeypatch.setattr("sb3_clanker.export.exporter.Graph", _no_trace)
+    monkeypatch.setattr("sb3_clanker.writers.onnx.Graph", _no_trace)
     with pytest.raises(TargetError, match=r"^clankers does not take this policy: "):
         export_policy(model, path, options=options)
     assert not path.exists()
@@ -579,7 +579,7 @@ def _no_trace(*_: object) -> Graph:
 def test_a_training_is_refused_before_its_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from sb3_contrib import RecurrentPPO
 
-    monkeypatch.setattr("sb3_clanker.export.exporter.Graph", _no_trace)
+    monkeypatch.setattr("sb3_clanker.writers.onnx.Graph", _no_trace)
     model = make_model(RecurrentPPO, policy="MlpLstmPolicy")
     callback = OnnxCheckpointCallback(tmp_path, options=ExportOptions(target="clankers"))
     with pytest.raises(TargetError, match="the policy is recurrent"):

@@ -22,7 +22,8 @@ from sb3_clanker.actor.actor import Actor
 from sb3_clanker.errors import GraphError, UnsupportedOpsetError
 from sb3_clanker.options import SUPPORTED_OPSETS, ExportOptions
 from sb3_clanker.sb3.copying import copy_policy
-from sb3_clanker.writers.onnx import FilledGraph, Graph
+from sb3_clanker.writers.formats import FORMATS
+from sb3_clanker.writers.onnx import Graph
 from tests.worlds import BOX_OBSERVATION, draw, make_model, predict_raw, spread
 
 
@@ -37,7 +38,7 @@ def _run(data: bytes, observations: np.ndarray) -> np.ndarray:
 
 
 def _fill(graph: Graph, model: BaseAlgorithm) -> bytes:
-    return b"".join(graph.fill(Actor(model.policy, {}, ExportOptions()).tensors()).published)
+    return b"".join(graph.fill(Actor(model.policy, {}, ExportOptions()).tensors(), {}).published)
 
 
 def _assert_equal(data: bytes, model: BaseAlgorithm) -> None:
@@ -131,17 +132,17 @@ def test_names_and_bytes_are_the_same_from_trace_to_trace() -> None:
 @pytest.mark.parametrize("algorithm", [PPO, DQN])
 def test_a_file_is_what_was_proven_less_the_entry_of_its_scores(algorithm: type[BaseAlgorithm]) -> None:
     model = make_model(algorithm, action_space=spaces.Discrete(4))
-    filled = _graph(model).fill(Actor(model.policy, {}, ExportOptions()).tensors())
+    filled = _graph(model).fill(Actor(model.policy, {}, ExportOptions()).tensors(), {})
     proven, published = onnx.load_from_string(filled.data), onnx.load_from_string(b"".join(filled.published))
     assert [output.name for output in proven.graph.output] == ["action", "/scores"]
     del proven.graph.output[1:]
     assert proven == published
-    assert FilledGraph.of_file(b"".join(filled.published)).scores == filled.scores
+    assert FORMATS[".onnx"].reopen(b"".join(filled.published)).scores == filled.scores
 
 
 def test_the_scores_are_what_the_choice_is_made_of() -> None:
     model = make_model(DQN, action_space=spaces.Discrete(4))
-    filled = _graph(model).fill(Actor(model.policy, {}, ExportOptions()).tensors())
+    filled = _graph(model).fill(Actor(model.policy, {}, ExportOptions()).tensors(), {})
     observations = draw(BOX_OBSERVATION, np.random.default_rng(3), 40)
     scores = onnxruntime.InferenceSession(filled.data).run(["/scores"], {"obs": observations})[0]
     q_values = model.policy.q_net(th.as_tensor(observations)).detach().numpy()  # type: ignore[operator]

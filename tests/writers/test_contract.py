@@ -19,7 +19,7 @@ from stable_baselines3 import PPO
 from sb3_clanker.export.calls import export_policy
 from sb3_clanker.options import ExportOptions
 from sb3_clanker.policy_file.entries import CONTRACT_KEYS
-from sb3_clanker.proof.contract import contract_problems
+from sb3_clanker.writers.contract import contract_problems
 from tests.worlds import make_model
 
 
