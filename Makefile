@@ -2,17 +2,19 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+SWEEPS := .venv/.sweeps
 
-.PHONY: help example test lint types unit soak bench schema version clean
+.PHONY: help example test lint types unit test-sweeps soak bench schema version clean
 
 help:
-	@echo "make example   train CartPole, write best_model.onnx, play it"
-	@echo "make test      lint, check types, run the tests"
-	@echo "make soak      run the long tests: drawn spaces, killed trainings, damaged files"
-	@echo "make bench     what it costs, beside Stable-Baselines3 itself"
-	@echo "make schema    write the JSON Schemas in docs/ anew"
-	@echo "make version   write a file of this version of the record, for the tests of later ones"
-	@echo "make clean     remove what these made"
+	@echo "make example      train CartPole, write best_model.onnx, play it"
+	@echo "make test         lint, check types, run the tests"
+	@echo "make test-sweeps  run the examples of sweeps with Ray, Optuna and an S3 server"
+	@echo "make soak         run the long tests: drawn spaces, killed trainings, damaged files"
+	@echo "make bench        what it costs, beside Stable-Baselines3 itself"
+	@echo "make schema       write the JSON Schemas in docs/ anew"
+	@echo "make version      write a file of this version of the record, for the tests of later ones"
+	@echo "make clean        remove what these made"
 
 # torch comes first and pinned: left to itself, pip would take whatever is newest.
 $(INSTALLED): pyproject.toml constraints.txt
@@ -37,6 +39,13 @@ types: $(INSTALLED)
 
 unit: $(INSTALLED)
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+$(SWEEPS): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group sweeps
+	@touch $@
+
+test-sweeps: $(SWEEPS)
+	$(BIN)/python -m pytest -m sweeps tests/sweeps
 
 soak: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow --numprocesses auto --dist loadfile
