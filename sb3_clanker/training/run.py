@@ -23,11 +23,13 @@ class Training(Owner):
 
     :param model: the algorithm; without one, it is over when :meth:`end` is called, and not before
     :ivar runs: numbers of this run, by the path that they stand in
+    :ivar root: the callback that ``learn`` was given
     """
 
     def __init__(self, model: BaseAlgorithm | None = None) -> None:
         super().__init__()
         self.runs: dict[str, str] = {}
+        self.root: BaseCallback | None = None
         self._model = None if model is None else weakref.ref(model)
         self._callbacks: list[BaseCallback] = []
         self._at_start: list[Callable[[], object]] = []
@@ -48,6 +50,7 @@ class Training(Owner):
             training = None
         if training is None:
             training = cls(callback.model)
+            training.root = root
             for name, around in (("on_training_start", training._start), ("on_training_end", training._finish)):
                 training.at_end(_StandIn(training, root, name, around).remove)
         training._callbacks.append(callback)
