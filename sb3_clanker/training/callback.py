@@ -22,6 +22,7 @@ from sb3_clanker.run_folder.retention import Retention
 from sb3_clanker.sb3.normalization import Normalization, resolve_normalization
 from sb3_clanker.training import settings
 from sb3_clanker.training.evaluation import EvaluationLog, OnNewBest, continue_log, evaluate, evaluation_of
+from sb3_clanker.training.interruption import indivisible
 from sb3_clanker.training.outcome import ExportFailure, record_exports, sum_up
 from sb3_clanker.training.placeholders import RunPath, fill_in
 from sb3_clanker.training.run import Training, event_of
@@ -143,6 +144,7 @@ class OnnxCheckpointCallback(BaseCallback):
         self._is_on_new_best = False
         self._retention = Retention(keep_last, [], overwrite=overwrite)
         self._training: Training | None = None
+        self._is_finished = False
         self._run: tuple[str, str] | None = None
         self._folder: TrainingFolder | None = None
         self._trained: tuple[object, Path] | None = None
@@ -188,7 +190,7 @@ class OnnxCheckpointCallback(BaseCallback):
 
     def _begin(self, training: Training) -> None:
         log = self._locate(training)
-        self._counted = len(self.reports), len(self.failures)
+        self._counted, self._is_finished = (len(self.reports), len(self.failures)), False
         self._folder = folder = TrainingFolder(self.save_path, training)
         training.at_end(self._leave)
         settings.require_names(self.save_path, self.name_prefix)
@@ -206,6 +208,7 @@ class OnnxCheckpointCallback(BaseCallback):
             if log is not None:
                 self.evaluation.log_path = cast("Any", EvaluationLog(log, raises=self.on_error == "raise"))
         training.at_start(lambda: self._look_back(folder, log))
+        training.at_start(lambda: self._has_final and training.at_interruption(self._write_final))
 
     def _locate(self, training: Training) -> Path | None:
         """Find out where this run writes its files, and its log; one that goes on with this callback keeps its own."""
@@ -276,7 +279,17 @@ class OnnxCheckpointCallback(BaseCallback):
         self._training.begin()
         if self.evaluation is not None:
             self.evaluation.on_training_end()
-        if self.save_final and self._above is None:
+        if self._has_final:
+            self._write_final()
+
+    @property
+    def _has_final(self) -> bool:
+        return self.save_final and self._above is None
+
+    def _write_final(self) -> None:
+        """Write it once: a signal may come when it has been written."""
+        if not self._is_finished:
+            self._is_finished = True
             self._publish(FINAL)
 
     def _leave(self) -> None:
@@ -298,6 +311,7 @@ class OnnxCheckpointCallback(BaseCallback):
         checkpoint = Checkpoint.numbered(self.name_prefix, self.num_timesteps)
         self._publish(checkpoint, with_replay_buffer=self._has_replay_buffer())
 
+    @indivisible
     def _publish(
         self, checkpoint: Checkpoint, mean_reward: float | None = None, with_replay_buffer: bool = False
     ) -> None:

@@ -17,6 +17,7 @@ from sb3_clanker.actor.actor import masked_choices
 from sb3_clanker.errors import PublicationError
 from sb3_clanker.run_folder.publication import Publication, ensure_folder
 from sb3_clanker.sb3.algorithms import missing_contrib
+from sb3_clanker.training.interruption import indivisible
 
 _logger = logging.getLogger("sb3_clanker")
 
@@ -78,6 +79,7 @@ class EvaluationLog(BytesIO):
         ensure_folder(path.parent)
         self._path, self._raises = path, raises
 
+    @indivisible
     def flush(self) -> None:
         """Write it: the last thing that is done to a .zip."""
         content = self.getvalue()
