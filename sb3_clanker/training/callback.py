@@ -39,7 +39,9 @@ class OnnxCheckpointCallback(BaseCallback):
 
     - ``best_model`` at each new best evaluation, where there is an ``eval_env``;
     - ``{name_prefix}_{num_timesteps}_steps`` every ``save_freq`` calls, where it is given;
-    - ``final_model`` at the end of training, with ``save_final``.
+    - ``final_model`` at the end of training, with ``save_final``; also where Ctrl+C (SIGINT) or SIGTERM ends it in the
+      main thread: at once, or as soon as an update of the policy or a file of ours is done. Then it ends as it would
+      have anyway, and at once with a second signal. A handler of the user's own is left alone.
 
     It can also be a child: as ``callback_on_new_best`` of an ``EvalCallback`` it writes ``best_model``, as a child of
     any other event (``EveryNTimesteps``, ``callback_after_eval``) a checkpoint at each event; ``save_final`` has no
@@ -208,7 +210,7 @@ class OnnxCheckpointCallback(BaseCallback):
             if log is not None:
                 self.evaluation.log_path = cast("Any", EvaluationLog(log, raises=self.on_error == "raise"))
         training.at_start(lambda: self._look_back(folder, log))
-        training.at_start(lambda: self._has_final and training.at_interruption(self._write_final))
+        training.at_start(lambda: training.at_interruption(self._write_final) if self._has_final else None)
 
     def _locate(self, training: Training) -> Path | None:
         """Find out where this run writes its files, and its log; one that goes on with this callback keeps its own."""

@@ -32,7 +32,10 @@ from sb3_clanker.export.publish import publish
 _logger = logging.getLogger("sb3_clanker")
 _F = TypeVar("_F", bound=Callable[..., Any])
 
-_DEFAULTS: Final = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+_DEFAULTS: Final[dict[signal.Signals, Any]] = {
+    signal.SIGINT: signal.default_int_handler,
+    signal.SIGTERM: signal.SIG_DFL,
+}
 """The signals, and the handlers that Python starts with: one of the user's own is left alone."""
 
 _OTHERS: tuple[Any, ...] = (
