@@ -45,6 +45,7 @@ def _digest(model: BaseAlgorithm) -> str:
 def _train(folder: Path, algorithm: type[BaseAlgorithm], in_processes: bool) -> None:
     """Train in a process group of its own, and keep a record of each update."""
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs the tests in the background ignores it
     th.set_num_threads(1)
     train = algorithm.train  # type: ignore[attr-defined]
     with (folder.parent / _UPDATES).open("w", buffering=1) as updates:
@@ -149,6 +150,7 @@ def test_environments_that_hang_do_not_keep_the_final_from_being_written(tmp_pat
 
 
 _SCRIPT = """
+import signal
 import sys
 import gymnasium as gym
 from stable_baselines3 import PPO
@@ -164,6 +166,7 @@ class Ready(BaseCallback):
         return True
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     env = make_vec_env("CartPole-v1", n_envs=2, vec_env_cls=SubprocVecEnv)
     PPO("MlpPolicy", env, device="cpu").learn(10**9, callback=[OnnxCheckpointCallback(sys.argv[1]), Ready()])
 """

@@ -6,6 +6,7 @@ import copy
 import functools
 import gc
 import logging
+import os
 import pickle
 import signal
 import threading
@@ -38,10 +39,11 @@ INTERRUPT = functools.partial(signal.raise_signal, signal.SIGINT)
 
 @pytest.fixture(autouse=True)
 def _handlers() -> Iterator[None]:
-    """Whatever a test does, the handlers of before are there again."""
+    """Whatever a test does, the handlers that Python starts with are there again."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs tests in the background ignores it
     yield
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    found = signal.signal(signal.SIGINT, before)
+    assert (found, signal.getsignal(signal.SIGTERM)) == (signal.default_int_handler, signal.SIG_DFL)
 
 
 @pytest.fixture
@@ -483,6 +485,24 @@ def test_a_training_in_another_thread_sets_no_handler(tmp_path: Path) -> None:
     thread.start()
     thread.join()
     assert found == [signal.default_int_handler, signal.SIG_DFL]
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_fork_writes_nothing(tmp_path: Path) -> None:
+    def fork() -> None:
+        child = os.fork()
+        if child == 0:
+            try:
+                INTERRUPT()
+            except KeyboardInterrupt:
+                os._exit(0)
+            finally:
+                os._exit(1)
+        assert os.waitpid(child, 0) == (child, 0)
+        assert names(tmp_path) == []
+
+    model = make_model().learn(16, callback=[OnnxCheckpointCallback(tmp_path), At("step", fork)])
+    assert _saved(tmp_path).num_timesteps == model.num_timesteps == 16
 
 
 @pytest.mark.usefixtures("quick")
