@@ -17,7 +17,6 @@ from sb3_clanker.export.exporter import Exporter
 from sb3_clanker.export.publish import ExportReport, publish
 from sb3_clanker.options import ExportOptions, OptionsSource, as_options
 from sb3_clanker.public import public
-from sb3_clanker.run_folder.folder import TrainingFolder
 from sb3_clanker.run_folder.names import BEST, FINAL, Checkpoint, FileKind
 from sb3_clanker.run_folder.retention import Retention
 from sb3_clanker.sb3.normalization import Normalization, resolve_normalization
@@ -25,13 +24,14 @@ from sb3_clanker.training import settings
 from sb3_clanker.training.evaluation import (
     EvaluationLog,
     OnNewBest,
-    continue_best,
     continue_log,
     evaluate,
     evaluation_of,
 )
 from sb3_clanker.training.follow import Followed, follow
+from sb3_clanker.training.interruption import indivisible
 from sb3_clanker.training.outcome import ExportFailure, record_exports, sum_up
+from sb3_clanker.training.place import Place, places_of
 from sb3_clanker.training.placeholders import RunPath, fill_in
 from sb3_clanker.training.run import Training, event_of
 from sb3_clanker.training.saving import rehearse, to_save
@@ -48,7 +48,9 @@ class OnnxCheckpointCallback(BaseCallback):
 
     - ``best_model`` at each new best evaluation, where there is an ``eval_env``;
     - ``{name_prefix}_{num_timesteps}_steps`` every ``save_freq`` calls, where it is given;
-    - ``final_model`` at the end of training, with ``save_final``.
+    - ``final_model`` at the end of training, with ``save_final``; also where Ctrl+C (SIGINT) or SIGTERM ends it in the
+      main thread: at once, or as soon as an update of the policy or a file of ours is done. Then it ends as it would
+      have anyway, and at once with a second signal. A handler of the user's own is left alone.
 
     It can also be a child: as ``callback_on_new_best`` of an ``EvalCallback`` it writes ``best_model``, as a child of
     any other event (``EveryNTimesteps``, ``callback_after_eval``) a numbered checkpoint at each event;
@@ -154,8 +156,9 @@ class OnnxCheckpointCallback(BaseCallback):
         self._is_on_new_best = False
         self._retention = Retention(keep_last, [], overwrite=overwrite)
         self._training: Training | None = None
+        self._is_finished = False
         self._run = "", ""
-        self._folders: dict[Path, TrainingFolder] = {}
+        self._places: dict[Path, Place] = {}
         self._followed: tuple[Followed, ...] = ()
         self._trained: tuple[object, Path | None] | None = None
         self._counted = 0, 0
@@ -216,13 +219,11 @@ class OnnxCheckpointCallback(BaseCallback):
         return True
 
     def _begin(self, training: Training) -> None:
-        self._counted = len(self.reports), len(self.failures)
-        prefixes = self._prefixes()
-        self._folders = {folder: TrainingFolder(folder, training) for folder in prefixes}
+        self._counted, self._is_finished = (len(self.reports), len(self.failures)), False
+        self._places = places_of(self._folder, self.name_prefix, self._followed)
+        for place in self._places.values():
+            place.open(training)
         training.at_end(self._leave)
-        for folder, of_folder in prefixes.items():
-            for name_prefix in of_folder:
-                settings.require_names(folder, name_prefix)
         normalization = self._normalization()
         self._exporter = Exporter(self.model, normalization, self.options)
         self._exporter.export()
@@ -238,19 +239,12 @@ class OnnxCheckpointCallback(BaseCallback):
             if log is not None:
                 self.evaluation.log_path = cast("Any", EvaluationLog(log, raises=self.on_error == "raise"))
         training.at_start(lambda: self._look_back(training, log))
+        training.at_start(lambda: training.at_interruption(self._write_final) if self._has_final else None)
 
     @property
     def _folder(self) -> Path:
         """The folder of this run, once it is known."""
         return cast("Path", self.save_path)
-
-    def _prefixes(self) -> dict[Path, set[str]]:
-        """The folders that this run writes to, each with how the names of numbered checkpoints begin there."""
-        prefixes = {self._folder: {self.name_prefix}}
-        for followed in self._followed:
-            of_folder = prefixes.setdefault(followed.folder or self._folder, set())
-            of_folder |= followed.name_prefixes
-        return prefixes
 
     def _goes_on(self) -> bool:
         """Whether the training before was of the same algorithm, in the same folder, and by this callback."""
@@ -262,29 +256,18 @@ class OnnxCheckpointCallback(BaseCallback):
         if self.evaluation is not None and log is not None:
             log = continue_log(self.evaluation, log, steps)
         evaluation = self.evaluation or self._above
-        deciding = {self._folder: [evaluation] if isinstance(evaluation, EvalCallback) else []}
-        for followed in self._followed:
-            deciding.setdefault(followed.folder or self._folder, []).extend(followed.evaluations)
-            followed.at_step(functools.partial(self._complete, followed), training)
-        for path, name_prefixes in self._prefixes().items():
-            folder, evaluations = self._folders[path], deciding[path]
-            if not self.overwrite:  # a best that its evaluation remembers is its own, of a learn() before
-                named = ([BEST] if evaluations or path == self._folder else []) + [FINAL] * (path == self._folder)
-                folder.make_room(
-                    named,
-                    name_prefixes,
-                    steps,
-                    is_own=self._goes_on(),
-                    has_best=any(each.best_mean_reward > float("-inf") for each in evaluations),
-                    log=log if path == self._folder else None,
-                )
-            score = continue_best(evaluations, folder.best(), steps)
+        if isinstance(evaluation, EvalCallback):
+            self._places[self._folder].evaluations.append(evaluation)
+        for path, place in self._places.items():
+            of_place = log if path == self._folder else None
+            score = place.look_back(steps, is_own=self._goes_on(), overwrite=self.overwrite, log=of_place)
             if path == self._folder:
                 self._best_before = score
         for followed in self._followed:
             followed.remember()
+            followed.at_step(functools.partial(self._complete, followed), training)
         self._trained = self.model, self.save_path
-        earlier = self._folders[self._folder].numbered(self.name_prefix, steps) if steps > 0 else []
+        earlier = self._places[self._folder].folder.numbered(self.name_prefix, steps) if steps > 0 else []
         self._retention = Retention(self.keep_last, earlier, overwrite=self.overwrite)
 
     def _on_training_start(self) -> None:
@@ -328,12 +311,22 @@ class OnnxCheckpointCallback(BaseCallback):
         self._training.begin()
         if self.evaluation is not None:
             self.evaluation.on_training_end()
-        if self.save_final and self._above is None:
+        if self._has_final:
+            self._write_final()
+
+    @property
+    def _has_final(self) -> bool:
+        return self.save_final and self._above is None
+
+    def _write_final(self) -> None:
+        """Write it once: a signal may come when it has been written."""
+        if not self._is_finished:
+            self._is_finished = True
             self._publish(FINAL)
 
     def _leave(self) -> None:
         """The training is over, whoever else is a callback of it: sum up what failed."""
-        self._training = None
+        self._training, self._places, self._followed = None, {}, ()
         n_reports, n_failures = self._counted
         sum_up(self.reports[n_reports:], self.failures[n_failures:])
 
@@ -355,6 +348,7 @@ class OnnxCheckpointCallback(BaseCallback):
         if (checkpoint := followed.written()) is not None:
             self._publish(checkpoint, followed.best_mean_reward, follows=followed)
 
+    @indivisible
     def _publish(
         self, checkpoint: Checkpoint, mean_reward: float | None = None, follows: Followed | None = None
     ) -> None:
@@ -366,7 +360,8 @@ class OnnxCheckpointCallback(BaseCallback):
         try:
             self._write(folder, checkpoint, mean_reward, follows.files(checkpoint) if follows else {})
         except Exception as error:  # a training must not end because of an export, whatever went wrong in it
-            unmatched = self._folders[folder].unmatched(checkpoint) if folder in self._folders else ()
+            place = self._places.get(folder)
+            unmatched = place.folder.unmatched(checkpoint) if place else ()
             failure = ExportFailure(
                 name=checkpoint.stem, num_timesteps=self.model.num_timesteps, error=error, unmatched=unmatched
             )

@@ -18,6 +18,7 @@ from sb3_clanker.errors import PublicationError
 from sb3_clanker.policy_file.record import PolicyMetadata
 from sb3_clanker.run_folder.publication import Publication, ensure_folder
 from sb3_clanker.sb3.algorithms import missing_contrib
+from sb3_clanker.training.interruption import indivisible
 
 _logger = logging.getLogger("sb3_clanker")
 
@@ -79,6 +80,7 @@ class EvaluationLog(BytesIO):
         ensure_folder(path.parent)
         self._path, self._raises = path, raises
 
+    @indivisible
     def flush(self) -> None:
         """Write it: the last thing that is done to a .zip."""
         content = self.getvalue()

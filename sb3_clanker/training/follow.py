@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from stable_baselines3.common.callbacks import (
     BaseCallback,
@@ -76,38 +75,13 @@ class Followed:
 
     def at_step(self, action: Callable[[], object], training: Training) -> None:
         """Do something after each of its calls, as long as a training lasts."""
-        training.at_end(_After(self.callback, action, training).remove)
 
+        def step(on_step: Callable[[], bool]) -> bool:
+            continue_training = on_step()
+            action()
+            return continue_training
 
-class _After:
-    """Stands in for the ``on_step`` of a callback and does something more; a pickle has the method itself."""
-
-    training: Training
-
-    def __init__(self, callback: BaseCallback, action: Callable[[], object], training: Training) -> None:
-        before: object = vars(callback).get("on_step")
-        if isinstance(before, _After) and before.training.gives_way_to(training):
-            before.training.end()  # a crash left it there
-            before = vars(callback).get("on_step")
-        self.training = training
-        self._callback, self._action, self._before = callback, action, before
-        vars(callback)["on_step"] = self
-
-    def __call__(self) -> bool:
-        on_step: Callable[[], bool] = self._before or type(self._callback).on_step.__get__(self._callback)
-        continue_training = on_step()
-        self._action()
-        return continue_training
-
-    def remove(self) -> None:
-        attributes = vars(self._callback)
-        if attributes.get("on_step") is self:
-            del attributes["on_step"]
-            if self._before is not None:
-                attributes["on_step"] = self._before
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return getattr, (self._callback, "on_step")  # as a bound method pickles itself
+        training.stand_in(self.callback, "on_step", step, stays=True)
 
 
 def follow(root: BaseCallback | None, above: BaseCallback | None) -> tuple[tuple[Followed, ...], Path | None]:
