@@ -43,7 +43,7 @@ def train(folder: Path, timesteps: int, learning_rate: float) -> tuple[Path, flo
         on_error="raise",
     )
     model.learn(timesteps, callback=callback)
-    return callback.save_path / "best_model.onnx", callback.best_mean_reward
+    return callback.reports[-1].path, callback.best_mean_reward
 
 
 def main() -> None:

@@ -51,6 +51,7 @@ def publish(
     checkpoint: Checkpoint,
     *,
     saved: Mapping[FileKind, Write] = MappingProxyType({}),
+    there: Mapping[FileKind, Path] = MappingProxyType({}),
     record: CheckpointRecord | None = None,
     mean_reward: float | None = None,
     durable: bool,
@@ -65,6 +66,7 @@ def publish(
     :param folder: where to; made if need be
     :param checkpoint: names of the files
     :param saved: what writes each file of the training
+    :param there: files of the checkpoint that another callback has just written
     :param record: the other files of the same instant where none is saved now, None where there are none
     :param mean_reward: of the evaluation that led to this
     :param durable: whether to wait until the disk has the files
@@ -77,7 +79,9 @@ def publish(
     with Publication(folder, durable=durable) as publication:
         try:
             staged = _stage(publication, names, saved)
-            proven = exporter.export(mean_reward=mean_reward, checkpoint=_record(staged, names) if staged else record)
+            if staged or there:
+                record = _record(names, {**staged, **there}, followed=ZIP in there)
+            proven = exporter.export(mean_reward=mean_reward, checkpoint=record)
             start = time.perf_counter()
             _stage(publication, names, to_write(proven))
             whole = True
@@ -102,12 +106,13 @@ def _stage(
     return {kind: publication.stage(name, files[kind]) for kind, name in names.items() if kind in files}
 
 
-def _record(staged: Mapping[FileKind, Path], names: Mapping[FileKind, str]) -> CheckpointRecord:
+def _record(names: Mapping[FileKind, str], files: Mapping[FileKind, Path], *, followed: bool) -> CheckpointRecord:
     """What the record of a policy says of the files that are written together with it."""
-    statistics = staged.get(STATISTICS)
+    statistics = files.get(STATISTICS)
     return CheckpointRecord(
-        algorithm_file=pair_with_zip(staged[ZIP], names[ZIP]),
+        algorithm_file=pair_with_zip(files[ZIP], names[ZIP]),
         statistics_file=pair_with_file(statistics, names[STATISTICS]) if statistics else None,
-        replay_buffer=REPLAY_BUFFER in staged,
+        replay_buffer=REPLAY_BUFFER in files,
         together=True,
+        followed=followed,
     )

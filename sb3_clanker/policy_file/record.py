@@ -81,12 +81,14 @@ class CheckpointRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     :ivar statistics_file: the VecNormalize statistics
     :ivar replay_buffer: whether the replay buffer was written too
     :ivar together: whether all of them were written together, by :class:`OnnxCheckpointCallback`
+    :ivar followed: whether it was another callback, which that one followed, that wrote the ``.zip``
     """
 
     algorithm_file: PairedFile | None = None
     statistics_file: PairedFile | None = None
     replay_buffer: bool = False
     together: bool = False
+    followed: bool = False
 
     @property
     def files(self) -> tuple[PairedFile, ...]:

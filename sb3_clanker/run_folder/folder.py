@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from sb3_clanker.errors import ClankerError
@@ -48,11 +49,19 @@ class TrainingFolder:
         self._lock.release()
 
     def make_room(
-        self, name_prefix: str, num_timesteps: int, *, is_own: bool, has_best: bool, log: Path | None
+        self,
+        named: Sequence[Checkpoint],
+        name_prefixes: Iterable[str],
+        num_timesteps: int,
+        *,
+        is_own: bool,
+        has_best: bool,
+        log: Path | None,
     ) -> None:
         """Move files that a training would overwrite, and that are not of its own past, out of its way.
 
-        :param name_prefix: beginning of the names of its numbered checkpoints
+        :param named: its checkpoints that are not numbered
+        :param name_prefixes: how the names of its numbered checkpoints begin
         :param num_timesteps: where it stands: at 0 all is another's; later on, what lies further on is
         :param is_own: whether it trained here before, with this algorithm: what has no record of its time or its score
             is then its own
@@ -60,12 +69,12 @@ class TrainingFolder:
         :param log: a log of evaluations that it would overwrite, here or elsewhere
         :raises PublicationError: they cannot be moved
         """
-        named = [each for each in (BEST, FINAL) if self._is_further_on(each, num_timesteps, is_own)]
+        named = [each for each in named if self._is_further_on(each, num_timesteps, is_own)]
         names = [name for each in named if each != BEST or not (is_own and has_best) for name in each.files.values()]
         for path in self._path.glob("*_steps.*"):
-            written = numbered_timesteps(path.name, name_prefix)
-            if written is not None and (num_timesteps == 0 or written > num_timesteps):
-                names.append(path.name)
+            for written in (numbered_timesteps(path.name, name_prefix) for name_prefix in name_prefixes):
+                if written is not None and (num_timesteps == 0 or written > num_timesteps):
+                    names.append(path.name)
         if log is not None and log.parent == self._path:
             names.append(log.name)
         elif log is not None:
@@ -85,7 +94,12 @@ class TrainingFolder:
         found = []
         for path in self._path.glob(f"*_steps{POLICY.suffix}"):
             record = self._record(Checkpoint(path.stem))
-            if record is None or record.checkpoint is None or not record.checkpoint.together:
+            if (
+                record is None
+                or record.checkpoint is None
+                or not record.checkpoint.together
+                or record.checkpoint.followed
+            ):
                 continue
             written = record.training.num_timesteps
             if written <= num_timesteps and path.stem == Checkpoint.numbered(name_prefix, written).stem:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -17,13 +17,21 @@ from sb3_clanker.export.exporter import Exporter
 from sb3_clanker.export.publish import ExportReport, publish
 from sb3_clanker.options import ExportOptions, OptionsSource, as_options
 from sb3_clanker.public import public
-from sb3_clanker.run_folder.folder import TrainingFolder
-from sb3_clanker.run_folder.names import BEST, FINAL, Checkpoint
+from sb3_clanker.run_folder.names import BEST, FINAL, Checkpoint, FileKind
 from sb3_clanker.run_folder.retention import Retention
 from sb3_clanker.sb3.normalization import Normalization, resolve_normalization
 from sb3_clanker.training import settings
-from sb3_clanker.training.evaluation import EvaluationLog, OnNewBest, continue_log, evaluate, evaluation_of
+from sb3_clanker.training.evaluation import (
+    EvaluationLog,
+    OnNewBest,
+    continue_log,
+    evaluate,
+    evaluation_of,
+)
+from sb3_clanker.training.follow import Followed, follow
+from sb3_clanker.training.interruption import indivisible
 from sb3_clanker.training.outcome import ExportFailure, record_exports, sum_up
+from sb3_clanker.training.place import Place, places_of
 from sb3_clanker.training.placeholders import RunPath, fill_in
 from sb3_clanker.training.run import Training, event_of
 from sb3_clanker.training.saving import rehearse, to_save
@@ -40,7 +48,9 @@ class OnnxCheckpointCallback(BaseCallback):
 
     - ``best_model`` at each new best evaluation, where there is an ``eval_env``;
     - ``{name_prefix}_{num_timesteps}_steps`` every ``save_freq`` calls, where it is given;
-    - ``final_model`` at the end of training, with ``save_final``.
+    - ``final_model`` at the end of training, with ``save_final``; also where Ctrl+C (SIGINT) or SIGTERM ends it in the
+      main thread: at once, or as soon as an update of the policy or a file of ours is done. Then it ends as it would
+      have anyway, and at once with a second signal. A handler of the user's own is left alone.
 
     It can also be a child: as ``callback_on_new_best`` of an ``EvalCallback`` it writes ``best_model``, as a child of
     any other event (``EveryNTimesteps``, ``callback_after_eval``) a numbered checkpoint at each event;
@@ -94,7 +104,7 @@ class OnnxCheckpointCallback(BaseCallback):
 
     def __init__(
         self,
-        save_path: str | Path,
+        save_path: str | Path | None = None,
         *,
         eval_env: gym.Env[Any, Any] | VecEnv | None = None,
         eval_freq: int = 10_000,
@@ -127,9 +137,10 @@ class OnnxCheckpointCallback(BaseCallback):
         settings.require_environment(eval_env)
         if eval_env is None and (callback_on_new_best or callback_after_eval or log_path):
             raise OptionError("eval_env", None, "an environment, as callbacks or a log of evaluations were asked for")
-        self._pattern = RunPath("save_path", save_path)
-        self._log_pattern = None if log_path is None else RunPath("log_path", log_path, self._pattern.placeholders)
-        self.save_path = self._pattern.fill_in()
+        self._pattern = None if save_path is None else RunPath("save_path", save_path)
+        placeholders = self._pattern.placeholders if self._pattern else ()
+        self._log_pattern = None if log_path is None else RunPath("log_path", log_path, placeholders)
+        self.save_path = self._pattern.fill_in() if self._pattern else None
         self.save_freq = save_freq
         self.name_prefix = name_prefix
         self.save_replay_buffer = save_replay_buffer
@@ -145,9 +156,11 @@ class OnnxCheckpointCallback(BaseCallback):
         self._is_on_new_best = False
         self._retention = Retention(keep_last, [], overwrite=overwrite)
         self._training: Training | None = None
-        self._run: tuple[str, str] | None = None
-        self._folder: TrainingFolder | None = None
-        self._trained: tuple[object, Path] | None = None
+        self._is_finished = False
+        self._run = "", ""
+        self._places: dict[Path, Place] = {}
+        self._followed: tuple[Followed, ...] = ()
+        self._trained: tuple[object, Path | None] | None = None
         self._counted = 0, 0
         self._best_before = float("-inf")
         self._make_evaluation: Callable[[type[EvalCallback]], EvalCallback] | None = None
@@ -183,64 +196,83 @@ class OnnxCheckpointCallback(BaseCallback):
             before.end()
         self._training = training
         try:
-            self._begin(training)
+            if self._has_folder(training):
+                self._begin(training)
+            else:
+                self._training = None
         except BaseException:  # also of the user who interrupts: nobody trains here yet
             training.end()
             raise
 
+    def _has_folder(self, training: Training) -> bool:
+        """Find out where this run writes; one that goes on with this callback keeps its own number."""
+        if self._pattern is None:
+            self._followed, self.save_path = follow(training.root, self._above)
+            if self.save_path is None:
+                _logger.warning("Nothing is exported: the evaluations of this training have no best_model_save_path.")
+                return False
+            settings.require_one_best(self._followed, self._make_evaluation)
+        else:
+            if not any(self._run) or self.model.num_timesteps == 0:
+                self._run = fill_in(self._pattern, self.training_env, training)
+            self.save_path = self._pattern.fill_in(*self._run)
+        return True
+
     def _begin(self, training: Training) -> None:
-        log = self._locate(training)
-        self._counted = len(self.reports), len(self.failures)
-        self._folder = folder = TrainingFolder(self.save_path, training)
+        self._counted, self._is_finished = (len(self.reports), len(self.failures)), False
+        self._places = places_of(self._folder, self.name_prefix, self._followed)
+        for place in self._places.values():
+            place.open(training)
         training.at_end(self._leave)
-        settings.require_names(self.save_path, self.name_prefix)
         normalization = self._normalization()
         self._exporter = Exporter(self.model, normalization, self.options)
         self._exporter.export()
-        rehearse(self.save_path, self.model, normalization.vec_normalize, self.save_replay_buffer)
+        rehearse(self._folder, self.model, normalization.vec_normalize, self.save_replay_buffer)
         is_new = self.evaluation is None or (self.model.num_timesteps == 0 and not self._goes_on())
         if is_new and self._make_evaluation is not None:  # what it remembers is not of another training
             self.evaluation = self._make_evaluation(evaluation_of(self.model))
+        log = None if self._log_pattern is None else self._log_pattern.fill_in(*self._run) / "evaluations.npz"
         if self.evaluation is not None:
             settings.require_alike(self.training_env, self.evaluation.eval_env)
             self.evaluation.log_path = None  # it would make the folder of one
             self.evaluation.init_callback(self.model)
             if log is not None:
                 self.evaluation.log_path = cast("Any", EvaluationLog(log, raises=self.on_error == "raise"))
-        training.at_start(lambda: self._look_back(folder, log))
+        training.at_start(lambda: self._look_back(training, log))
+        training.at_start(lambda: training.at_interruption(self._write_final) if self._has_final else None)
 
-    def _locate(self, training: Training) -> Path | None:
-        """Find out where this run writes its files, and its log; one that goes on with this callback keeps its own."""
-        if self._run is None or self.model.num_timesteps == 0:
-            self._run = fill_in(self._pattern, self.training_env, training)
-        self.save_path = self._pattern.fill_in(*self._run)
-        return None if self._log_pattern is None else self._log_pattern.fill_in(*self._run) / "evaluations.npz"
+    @property
+    def _folder(self) -> Path:
+        """The folder of this run, once it is known."""
+        return cast("Path", self.save_path)
 
     def _goes_on(self) -> bool:
         """Whether the training before was of the same algorithm, in the same folder, and by this callback."""
         return self._trained == (self.model, self.save_path)
 
-    def _look_back(self, folder: TrainingFolder, log: Path | None) -> None:
+    def _look_back(self, training: Training, log: Path | None) -> None:
         """Go on where an earlier training was interrupted; move what is another's, or lies further on."""
         steps = self.model.num_timesteps
-        evaluation = self.evaluation or self._above
         if self.evaluation is not None and log is not None:
             log = continue_log(self.evaluation, log, steps)
-        if not self.overwrite:  # a best that its evaluation remembers is its own, of a learn() before
-            has_best = isinstance(evaluation, EvalCallback) and evaluation.best_mean_reward > float("-inf")
-            folder.make_room(self.name_prefix, steps, is_own=self._goes_on(), has_best=has_best, log=log)
-        self._trained = self.model, self.save_path
-        earlier = folder.numbered(self.name_prefix, steps) if steps > 0 else []
-        self._retention = Retention(self.keep_last, earlier, overwrite=self.overwrite)
-        best = folder.best()
-        self._best_before = float("-inf")
-        if best is None or best.training.mean_reward is None or not 0 < best.training.num_timesteps <= steps:
-            return
-        self._best_before = best.training.mean_reward
+        evaluation = self.evaluation or self._above
         if isinstance(evaluation, EvalCallback):
-            evaluation.best_mean_reward = max(evaluation.best_mean_reward, self._best_before)
+            self._places[self._folder].evaluations.append(evaluation)
+        for path, place in self._places.items():
+            of_place = log if path == self._folder else None
+            score = place.look_back(steps, is_own=self._goes_on(), overwrite=self.overwrite, log=of_place)
+            if path == self._folder:
+                self._best_before = score
+        for followed in self._followed:
+            followed.remember()
+            followed.at_step(functools.partial(self._complete, followed), training)
+        self._trained = self.model, self.save_path
+        earlier = self._places[self._folder].folder.numbered(self.name_prefix, steps) if steps > 0 else []
+        self._retention = Retention(self.keep_last, earlier, overwrite=self.overwrite)
 
     def _on_training_start(self) -> None:
+        if self._training is None:
+            return
         begins_anew = bool(self.locals.get("reset_num_timesteps", True))
         if self._above is None and (begins_anew or self.n_calls == 0):  # what goes on has been told
             frequencies = {} if self.save_freq is None else {"save_freq": (self.save_freq, self.n_calls)}
@@ -255,8 +287,9 @@ class OnnxCheckpointCallback(BaseCallback):
             self.evaluation.update_locals(locals_)
 
     def _on_step(self) -> bool:
-        if self._training is not None:  # another callback may have made this one in the middle of a training
-            self._training.begin()
+        if self._training is None:
+            return True
+        self._training.begin()  # another callback may have made this one in the middle of a training
         continue_training = self.evaluation is None or evaluate(self.evaluation)
         if self.save_freq is not None:
             if self.n_calls % self.save_freq == 0:
@@ -278,12 +311,22 @@ class OnnxCheckpointCallback(BaseCallback):
         self._training.begin()
         if self.evaluation is not None:
             self.evaluation.on_training_end()
-        if self.save_final and self._above is None:
+        if self._has_final:
+            self._write_final()
+
+    @property
+    def _has_final(self) -> bool:
+        return self.save_final and self._above is None
+
+    def _write_final(self) -> None:
+        """Write it once: a signal may come when it has been written."""
+        if not self._is_finished:
+            self._is_finished = True
             self._publish(FINAL)
 
     def _leave(self) -> None:
         """The training is over, whoever else is a callback of it: sum up what failed."""
-        self._folder = self._training = None
+        self._training, self._places, self._followed = None, {}, ()
         n_reports, n_failures = self._counted
         sum_up(self.reports[n_reports:], self.failures[n_failures:])
 
@@ -292,19 +335,33 @@ class OnnxCheckpointCallback(BaseCallback):
         if not isinstance(evaluation, EvalCallback):
             self._publish(BEST)
         elif evaluation.last_mean_reward > self._best_before:
-            self._publish(BEST, evaluation.last_mean_reward)
+            follows = Followed(evaluation) if evaluation is self._above and self._pattern is None else None
+            self._publish(BEST, evaluation.last_mean_reward, follows=follows)
         else:  # it was remembered after the evaluation had begun
             evaluation.best_mean_reward = self._best_before
 
     def _publish_numbered(self) -> None:
         self._publish(Checkpoint.numbered(self.name_prefix, self.num_timesteps))
 
-    def _publish(self, checkpoint: Checkpoint, mean_reward: float | None = None) -> None:
-        """Write one checkpoint; what a failure does, ``on_error`` says."""
+    def _complete(self, followed: Followed) -> None:
+        """Write what is missing of a checkpoint that another callback has just begun, if it has."""
+        if (checkpoint := followed.written()) is not None:
+            self._publish(checkpoint, followed.best_mean_reward, follows=followed)
+
+    @indivisible
+    def _publish(
+        self, checkpoint: Checkpoint, mean_reward: float | None = None, follows: Followed | None = None
+    ) -> None:
+        """Write one checkpoint; what a failure does, ``on_error`` says.
+
+        :param follows: the callback that has begun it
+        """
+        folder = (follows.folder if follows else None) or self._folder
         try:
-            self._write(checkpoint, mean_reward)
+            self._write(folder, checkpoint, mean_reward, follows.files(checkpoint) if follows else {})
         except Exception as error:  # a training must not end because of an export, whatever went wrong in it
-            unmatched = () if self._folder is None else self._folder.unmatched(checkpoint)
+            place = self._places.get(folder)
+            unmatched = place.folder.unmatched(checkpoint) if place else ()
             failure = ExportFailure(
                 name=checkpoint.stem, num_timesteps=self.model.num_timesteps, error=error, unmatched=unmatched
             )
@@ -317,20 +374,24 @@ class OnnxCheckpointCallback(BaseCallback):
         finally:
             record_exports(self.logger, self.reports, self.failures)
 
-    def _write(self, checkpoint: Checkpoint, mean_reward: float | None) -> None:
+    def _write(
+        self, folder: Path, checkpoint: Checkpoint, mean_reward: float | None, there: Mapping[FileKind, Path]
+    ) -> None:
         if checkpoint == BEST:
             self._exporter.check_finite()  # the last good best is worth more than the .zip of a policy that diverged
         is_numbered = checkpoint not in (BEST, FINAL)
         vec_normalize = self._normalization().vec_normalize
+        saved = to_save(self.model, vec_normalize, self.save_replay_buffer and is_numbered)
         count = functools.partial(self._retention.add, self.model.num_timesteps)
         report = publish(
             self._exporter,
-            self.save_path,
+            folder,
             checkpoint,
-            saved=to_save(self.model, vec_normalize, self.save_replay_buffer and is_numbered),
+            saved={kind: write for kind, write in saved.items() if kind not in there},
+            there=there,
             mean_reward=mean_reward,
             durable=checkpoint == FINAL,
-            committed=count if is_numbered else None,
+            committed=count if is_numbered and not there else None,
         )
         self.reports.append(report)
         if self.verbose >= 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -15,8 +15,10 @@ from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 
 from sb3_clanker.actor.actor import masked_choices
 from sb3_clanker.errors import PublicationError
+from sb3_clanker.policy_file.record import PolicyMetadata
 from sb3_clanker.run_folder.publication import Publication, ensure_folder
 from sb3_clanker.sb3.algorithms import missing_contrib
+from sb3_clanker.training.interruption import indivisible
 
 _logger = logging.getLogger("sb3_clanker")
 
@@ -78,6 +80,7 @@ class EvaluationLog(BytesIO):
         ensure_folder(path.parent)
         self._path, self._raises = path, raises
 
+    @indivisible
     def flush(self) -> None:
         """Write it: the last thing that is done to a .zip."""
         content = self.getvalue()
@@ -117,3 +120,19 @@ def continue_log(evaluation: EvalCallback, path: Path, num_timesteps: int) -> Pa
     evaluation.evaluations_timesteps, evaluation.evaluations_results = timesteps, results
     evaluation.evaluations_length, evaluation.evaluations_successes = lengths, successes
     return None if kept.all() else path
+
+
+def continue_best(evaluations: Sequence[EvalCallback], best: PolicyMetadata | None, num_timesteps: int) -> float:
+    """Go on with the best score of a training that was interrupted, which an ``EvalCallback`` would not know.
+
+    :param evaluations: those that decide on the best
+    :param best: the record of the best policy so far
+    :param num_timesteps: where the training stands
+    :return: its score, minus infinity where there is none of this training
+    """
+    score = best.training.mean_reward if best and 0 < best.training.num_timesteps <= num_timesteps else None
+    if score is None:
+        return float("-inf")
+    for evaluation in evaluations:
+        evaluation.best_mean_reward = max(evaluation.best_mean_reward, score)
+    return score

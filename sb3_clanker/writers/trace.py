@@ -11,7 +11,8 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from threading import Lock
+from threading import Lock, get_ident
+from typing import Any
 
 import onnx_ir as ir
 import onnxscript.optimizer
@@ -94,7 +95,7 @@ def _surroundings() -> Iterator[None]:
     validate_args = distribution._validate_args
     loggers = [logging.getLogger(name) for name in _TALKATIVE]
     levels = [logger.level for logger in loggers]
-    with th.random.fork_rng(devices=[]), th.no_grad(), eager(), warnings.catch_warnings():
+    with th.random.fork_rng(devices=[]), th.no_grad(), eager(), _exporting_here(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for logger in loggers:
             logger.setLevel(logging.ERROR)
@@ -105,6 +106,18 @@ def _surroundings() -> Iterator[None]:
             distribution.set_default_validate_args(validate_args)
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
+
+
+@contextmanager
+def _exporting_here() -> Iterator[None]:
+    """Let no other thread take itself for one that exports: its optimizers would write into the trace of this one."""
+    compiler: Any = th.compiler
+    is_exporting, here = compiler.is_exporting, get_ident()
+    compiler.is_exporting = lambda: get_ident() == here and is_exporting()
+    try:
+        yield
+    finally:
+        compiler.is_exporting = is_exporting
 
 
 def _clean(

@@ -109,6 +109,7 @@ def _disturb(
     :param kept: gets a copy of the folder as it was when the fault ended
     """
     folder = callback.save_path
+    assert folder is not None
     with caplog.at_level(logging.ERROR, "sb3_clanker"):
         model = train([_During(fault, folder, kept), callback])
     left = remains(model)

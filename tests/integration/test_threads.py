@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
 from typing import Any
 
 import pytest
+import torch as th
 from stable_baselines3 import PPO, SAC
+from torch import nn
 
-from sb3_clanker import OnnxCheckpointCallback, OnnxPolicy
+from sb3_clanker import OnnxCheckpointCallback, OnnxPolicy, export_policy
 from tests.worlds import BOX_OBSERVATION, assert_same_actions, make_model, predict_raw
 
 
@@ -37,3 +40,22 @@ def test_trainings_in_threads_all_export(tmp_path: Path) -> None:
             BOX_OBSERVATION,
             model.action_space,
         )
+
+
+class _Watched(nn.Linear):
+    """A layer that says, while it is traced, whether another thread takes itself for one that exports."""
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        if th.compiler.is_exporting():
+            with ThreadPoolExecutor(1) as other:
+                sys.stdout.write(f"elsewhere: {other.submit(th.compiler.is_exporting).result()}\n")
+        return super().forward(x)
+
+
+def test_a_trace_is_of_its_own_thread_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Optimizers of other threads would annotate it, and fail when it ends."""
+    model = make_model()
+    model.policy.action_net = _Watched(16, 1)
+    export_policy(model, tmp_path / "policy.onnx")
+    assert capsys.readouterr().out == "elsewhere: False\n"
+    assert not th.compiler.is_exporting()

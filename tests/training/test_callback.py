@@ -35,7 +35,9 @@ from sb3_clanker.errors import (
     ValidationError,
 )
 from sb3_clanker.run_folder.identity import pair_with_file, pair_with_zip
+from sb3_clanker.runtime.session import Runner, open_session
 from sb3_clanker.sb3.normalization import load_statistics
+from sb3_clanker.writers import onnx
 from tests.worlds import BOX_ACTION, BOX_OBSERVATION, assert_same_actions, make_env, make_model, predict_raw
 
 
@@ -300,16 +302,15 @@ def test_bad_arguments_are_refused_when_it_is_made(arguments: Any, match: str, t
 def _fail_after(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the runtime fail after n sessions: a new graph is proven in two of them."""
     calls = 0
-    from_bytes = OnnxPolicy.from_bytes
 
-    def failing(*args: Any, **kwargs: Any) -> OnnxPolicy:
+    def failing(*args: Any, **kwargs: Any) -> Runner:
         nonlocal calls
         calls += 1
         if calls > n:
             raise RuntimeError("the runtime is gone")
-        return from_bytes(*args, **kwargs)
+        return open_session(*args, **kwargs)
 
-    monkeypatch.setattr(OnnxPolicy, "from_bytes", failing)
+    monkeypatch.setattr(onnx, "open_session", failing)
 
 
 def test_a_failed_export_is_loud_and_counted_and_training_goes_on(

@@ -187,7 +187,7 @@ def test_a_training_that_was_broken_off_gives_way_to_the_next_in_its_process(sam
     assert errors == []
     assert names(tmp_path) == ["rl_model_10_steps.zip"]
     assert not (tmp_path / LOCK).exists()
-    assert crashed._folder is None
+    assert crashed._places == {}
 
 
 def test_two_trainings_in_two_threads_refuse_each_other(tmp_path: Path) -> None:

@@ -1,0 +1,80 @@
+"""The folders that a run writes to, each with what lies there from before, and with what decides on its best."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from stable_baselines3.common.callbacks import EvalCallback
+
+from sb3_clanker.run_folder.folder import TrainingFolder
+from sb3_clanker.run_folder.names import BEST, FINAL, Checkpoint
+from sb3_clanker.training import settings
+from sb3_clanker.training.evaluation import continue_best
+from sb3_clanker.training.follow import Followed
+from sb3_clanker.training.run import Training
+
+
+@dataclass(kw_only=True)
+class Place:
+    """A folder that a run writes to.
+
+    :param path: the folder
+    :param training: the run, which has the folder to itself; it is made if need be
+    :ivar named: checkpoints there that are not numbered
+    :ivar name_prefixes: how the names of numbered ones begin there
+    :ivar evaluations: what decides on the best there
+    :ivar folder: the folder, once it is this run's
+    """
+
+    path: Path
+    named: list[Checkpoint] = field(default_factory=list)
+    name_prefixes: set[str] = field(default_factory=set)
+    evaluations: list[EvalCallback] = field(default_factory=list)
+    folder: TrainingFolder = field(init=False)
+
+    def open(self, training: Training) -> None:
+        """Take the folder for a run; made if need be.
+
+        :raises PublicationError: it cannot be made or written in
+        :raises FolderInUseError: another training writes there
+        :raises OptionError: a file of these names could not be written there
+        """
+        self.folder = TrainingFolder(self.path, training)
+        for name_prefix in self.name_prefixes:
+            settings.require_names(self.path, name_prefix)
+
+    def look_back(self, num_timesteps: int, *, is_own: bool, overwrite: bool, log: Path | None) -> float:
+        """Go on where an earlier training was interrupted; move what is another's, or lies further on.
+
+        :param num_timesteps: where the run stands
+        :param is_own: whether it trained here before, with this algorithm
+        :param overwrite: whether what is another's is overwritten in place of being moved
+        :param log: a log of evaluations that would be overwritten
+        :return: the best score so far, minus infinity where there is none
+        """
+        if not overwrite:  # a best that its evaluation remembers is its own, of a learn() before
+            has_best = any(evaluation.best_mean_reward > float("-inf") for evaluation in self.evaluations)
+            self.folder.make_room(
+                self.named, self.name_prefixes, num_timesteps, is_own=is_own, has_best=has_best, log=log
+            )
+        return continue_best(self.evaluations, self.folder.best(), num_timesteps)
+
+
+def places_of(path: Path, name_prefix: str, followed: Sequence[Followed]) -> dict[Path, Place]:
+    """The folders of a run by their path, its own first.
+
+    :param path: its own
+    :param name_prefix: how the names of its own numbered checkpoints begin
+    :param followed: the callbacks whose checkpoints it completes
+    """
+    places = {path: Place(path=path, named=[BEST, FINAL], name_prefixes={name_prefix})}
+    for each in followed:
+        folder = each.folder or path
+        place = places.setdefault(folder, Place(path=folder))
+        place.name_prefixes |= each.name_prefixes
+        place.evaluations += each.evaluations
+        if each.evaluations and BEST not in place.named:
+            place.named.append(BEST)
+    return places
