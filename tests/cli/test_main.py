@@ -338,7 +338,7 @@ def counting(path: Path) -> Iterator[Counts]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Path, "open", opening)
         patch.setattr(hashlib, "sha256", hashing)
-        for module in ("policy_file.reading", "runtime.policy"):
+        for module in ("policy_file.reading", "runtime.session"):
             patch.setattr(f"sb3_clanker.{module}.split_container", splitting)
         yield counts
 

@@ -376,14 +376,11 @@ def test_where_nothing_tells_it_is_said_and_recorded(
 
 
 def test_the_warning_points_at_the_line_that_exports(world: World) -> None:
-    def export() -> Normalization:
-        return resolve_normalization(world.loaded, "auto")
-
     with pytest.warns(UnknownNormalizationWarning, match="It is unknown") as caught:
-        export()
+        resolve_normalization(world.loaded, "auto")
     first_line = test_the_warning_points_at_the_line_that_exports.__code__.co_firstlineno
     assert caught[0].filename == __file__
-    assert caught[0].lineno == first_line + 5  # the line that calls export, not the one in it
+    assert caught[0].lineno == first_line + 2
 
 
 def test_damaged_statistics_beside_the_zip_are_not_passed_over(world: World, tmp_path: Path) -> None:
