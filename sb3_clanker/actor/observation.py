@@ -109,7 +109,7 @@ def is_image(space: LeafSpace) -> bool:
 
 
 def check_precision(space: spaces.Space[Any], statistics: Mapping[str | None, Statistics]) -> None:
-    """Warn of observations that lie so far from zero, for how little they vary, that float32 hardly tells them apart.
+    """Warn of observations that lie so far from zero, for how little they vary, that float32 hardly distinguishes them.
 
     Only normalization can notice: without it, a policy itself gets float32.
 

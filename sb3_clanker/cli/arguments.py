@@ -27,7 +27,7 @@ def add_model(parser: argparse.ArgumentParser, *, required: bool) -> None:
         metavar="P.pkl|none",
         help="VecNormalize statistics, or none (default: those that are the .zip's own by name, or by its .onnx)",
     )
-    parser.add_argument("--algo", help="the algorithm, where the .zip does not tell, such as ppo")
+    parser.add_argument("--algo", help="the algorithm, where the .zip does not say, such as ppo")
 
 
 def load_model(options: argparse.Namespace, file: PolicyFile | None = None) -> tuple[BaseAlgorithm, Normalization]:

@@ -80,7 +80,7 @@ class UnsupportedWrapperError(ClankerError, ValueError):
 
 
 class PrecisionError(ClankerError, ValueError):
-    """Observations lie where float32, the type of the file's inputs, cannot tell them apart.
+    """Observations lie where float32, the type of the file's inputs, cannot distinguish them.
 
     :ivar key: the key of a Dict space, None for any other
     :ivar lost: by how much float32 rounds them, in standard deviations

@@ -51,7 +51,7 @@ def export_policy(
     :raises NormalizationError: the statistics are of another policy, or not there
     :raises UnmatchedFilesError: the ``.zip`` and the statistics beside it are not of the same instant
     :raises UnsupportedWrapperError: a wrapper changes observations between VecNormalize and the policy
-    :raises PrecisionError: float32 cannot tell observations apart
+    :raises PrecisionError: float32 cannot distinguish observations
     :raises UnsupportedOpsetError: an operator does not exist in the opset that was asked for
     :raises GraphError: the policy cannot be traced
     :raises ValidationError: the file does not do what the policy does; nothing was written

@@ -94,7 +94,7 @@ class Exporter:
     def export(self, *, mean_reward: float | None = None, checkpoint: CheckpointRecord | None = None) -> ProvenPolicy:
         """Export the policy as it is now, and prove it.
 
-        The policy is traced again where anything but its weights has changed since, or where it cannot be told; and
+        The policy is traced again where anything but its weights has changed since, or where that cannot be known; and
         once more where a file from an earlier trace fails its proof all the same.
 
         :param mean_reward: of the evaluation that led to this export

@@ -70,7 +70,7 @@ def publish(
     :param record: the other files of the same instant where none is saved now, None where there are none
     :param mean_reward: of the evaluation that led to this
     :param durable: whether to wait until the disk has the files
-    :param committed: is told what got its name, also where the export failed, and whether that is all
+    :param committed: is called with what got its name, also where the export failed, and with whether that is all
     :return: what was done and measured
     :raises PublicationError: a file cannot be written
     """

@@ -74,13 +74,13 @@ def _carry_no_state(inputs: tuple[TensorSpec, ...]) -> bool:
 
 
 def _can_sample(sampling: Sampling, space: LeafSpace, outputs: tuple[TensorSpec, ...]) -> bool:
-    told = {"action_mean", "action_std"} if sampling in ("gaussian", "squashed_gaussian") else {"action_logits"}
+    needed = {"action_mean", "action_std"} if sampling in ("gaussian", "squashed_gaussian") else {"action_logits"}
     shapes = {spec.name: spec.shape for spec in outputs}
-    return sampling in space.widths and all(shapes.get(name) == (BATCH, space.widths[sampling]) for name in told)
+    return sampling in space.widths and all(shapes.get(name) == (BATCH, space.widths[sampling]) for name in needed)
 
 
 def _is_allocatable(shape: tuple[int | str, ...], largest: int = _LARGEST) -> bool:
-    """Whether an array of a shape is one that can be made; told without multiplying huge numbers."""
+    """Whether an array of a shape is one that can be made; found without multiplying huge numbers."""
     dims = [dim for dim in shape if isinstance(dim, int) and 0 <= dim <= largest]
     return len(dims) == len(shape) <= _MAX_RANK and math.prod(dims) <= largest
 

@@ -1,7 +1,7 @@
 """The outermost layer of an ONNX file: its metadata entries, and the bytes that are not metadata.
 
 An ONNX file is one protocol buffer message, ``ModelProto``. Its metadata entries are top-level fields of their own,
-so they can be told from graph and weights without parsing either. That is what lets a reader check a file before
+so they can be separated from graph and weights without parsing either. That is what lets a reader check a file before
 handing it to any parser, and lets a writer append metadata to the very bytes that were proven.
 
 Wire format: https://protobuf.dev/programming-guides/encoding/ and

@@ -33,7 +33,7 @@ class _Space(
     tag_field="type",
     tag=lambda name: name.removesuffix("Space"),
 ):
-    """Any kind of space; in JSON, ``type`` tells which."""
+    """Any kind of space; in JSON, ``type`` says which."""
 
     @property
     def type(self) -> str:
@@ -101,7 +101,7 @@ class _Leaf:
 class BoxSpace(_Leaf, _Space, frozen=True, kw_only=True):
     """``gymnasium.spaces.Box``.
 
-    :ivar type: tells the kinds of spaces apart
+    :ivar type: which kind of space it is
     :ivar shape: dimensions of one value
     :ivar dtype: numpy's name of the element type in the environment
     :ivar low: lower bounds: one number for all elements, or one for each in row-major order; None is unbounded
@@ -146,7 +146,7 @@ class BoxSpace(_Leaf, _Space, frozen=True, kw_only=True):
 class DiscreteSpace(_Leaf, _Space, frozen=True, kw_only=True):
     """``gymnasium.spaces.Discrete`` with ``start=0``.
 
-    :ivar type: tells the kinds of spaces apart
+    :ivar type: which kind of space it is
     :ivar n: how many values, 0 to n-1
     :ivar shape: empty
     :ivar dtype: numpy's name of the type in the environment
@@ -194,7 +194,7 @@ class DiscreteSpace(_Leaf, _Space, frozen=True, kw_only=True):
 class MultiDiscreteSpace(_Leaf, _Space, frozen=True, kw_only=True):
     """``gymnasium.spaces.MultiDiscrete`` of one dimension.
 
-    :ivar type: tells the kinds of spaces apart
+    :ivar type: which kind of space it is
     :ivar nvec: how many values each element has, 0 to that less 1
     :ivar shape: dimensions of one value
     :ivar dtype: numpy's name of the element type in the environment
@@ -231,7 +231,7 @@ class MultiDiscreteSpace(_Leaf, _Space, frozen=True, kw_only=True):
 class MultiBinarySpace(_Leaf, _Space, frozen=True, kw_only=True):
     """``gymnasium.spaces.MultiBinary``.
 
-    :ivar type: tells the kinds of spaces apart
+    :ivar type: which kind of space it is
     :ivar n: how many elements, or the dimensions of one value
     :ivar shape: dimensions of one value
     :ivar dtype: numpy's name of the element type in the environment
@@ -273,7 +273,7 @@ LeafSpace: TypeAlias = BoxSpace | DiscreteSpace | MultiDiscreteSpace | MultiBina
 class DictSpace(_Space, frozen=True, kw_only=True):
     """``gymnasium.spaces.Dict`` of leaf spaces.
 
-    :ivar type: tells the kinds of spaces apart
+    :ivar type: which kind of space it is
     :ivar spaces: the space of each key
     """
 

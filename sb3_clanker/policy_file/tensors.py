@@ -11,7 +11,7 @@ Role = Literal[
 ]
 
 Sampling = Literal["gaussian", "squashed_gaussian", "categorical", "bernoulli"]
-"""How an action is drawn from a file that tells the parameters of its distribution."""
+"""How an action is drawn from a file that outputs the parameters of its distribution."""
 
 Layout = Literal["channels_first", "channels_last"]
 

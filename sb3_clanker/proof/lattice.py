@@ -21,7 +21,7 @@ _MAGNITUDES = np.array(
         *(2.5, 3.5, 4.0, 4.5, 5.0, 5.5, 6.0, 6.5, 7.5, 8.0, 8.5, 9.0, 9.5, 10.0),
     ]
 )
-"""Zero, whole and half numbers, and tenths, which are the steps that people choose; the most telling first."""
+"""Zero, whole and half numbers, and tenths, which are the steps that people choose; the most revealing first."""
 _VALUES = np.stack([_MAGNITUDES, -_MAGNITUDES], axis=1).reshape(-1)
 
 

@@ -206,7 +206,7 @@ class _Source(VecEnv):
         return self.observations, np.zeros(self.num_envs, np.float32), np.full(self.num_envs, self._ends), infos
 
     def _info(self, row: int) -> dict[str, Any]:
-        """What an environment and its Monitor tell of an episode that has ended."""
+        """What an environment and its Monitor say of an episode that has ended."""
         return {
             "terminal_observation": copy.deepcopy(take(self.observations, row)),
             "TimeLimit.truncated": False,

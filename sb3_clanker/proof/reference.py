@@ -88,7 +88,7 @@ class Reference:
             return self._act(self._policy, self._predict, observation, context)
 
     def perturbed(self, observations: Batch, **context: Any) -> list[Prediction]:
-        """What the policy does with its weights changed by as little as float32 can tell, several times.
+        """What the policy does with its weights changed by as little as float32 resolves, several times.
 
         Where these predictions differ, the action hangs on digits that no two runtimes round alike.
         """

@@ -57,8 +57,8 @@ class Instant:
     :ivar actor: of the policy, or of its twin on the CPU
     :ivar tensors: its parameters and buffers, live
     :ivar around: the bounds of its spaces, and whether it normalizes
-    :ivar in_full: whether more than weights is new, or it cannot be told
-    :ivar baked_in: what a trace of the actor bakes in; None where it cannot be told, or was not asked
+    :ivar in_full: whether more than weights is new, or that cannot be known
+    :ivar baked_in: what a trace of the actor bakes in; None where it cannot be known, or was not asked
     :ivar probes: raw observations to try
     :ivar vector_probes: those that test vectors are made of, if they were asked for
     """
@@ -81,7 +81,7 @@ class Instant:
     def check(self) -> None:
         """Refuse what no file should hold; it may come up while training goes on.
 
-        :raises PrecisionError: float32 cannot tell observations apart
+        :raises PrecisionError: float32 cannot distinguish observations
         :raises TargetError: the target does not take it
         :raises NonFiniteWeightsError: the policy has diverged
         """
@@ -228,7 +228,7 @@ class Subject:
 
 
 def bakes_in(actor: Actor, own: Hashable, around: Hashable) -> Hashable:
-    """What :func:`baked_in` finds, with what is around it; None where it cannot be told."""
+    """What :func:`baked_in` finds, with what is around it; None where it cannot be known."""
     within = baked_in(actor, own)
     return None if within is None else (around, within)
 

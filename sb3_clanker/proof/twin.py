@@ -25,7 +25,7 @@ LOOSE = 0.02
 """Difference that the arithmetic of an accelerator may make, in units of half the range of a Box, or of the largest
 score."""
 LOOSE_SHARE = 0.25
-"""Share of discrete actions that it may change, where nothing tells their scores."""
+"""Share of discrete actions that it may change, where their scores are not known."""
 
 
 def needs_twin(policy: BasePolicy) -> bool:

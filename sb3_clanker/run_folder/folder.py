@@ -111,7 +111,7 @@ class TrainingFolder:
             return True
         record = self._record(checkpoint)
         if record is None or (checkpoint == BEST and record.training.mean_reward is None):
-            return not is_own  # nothing tells of when it was written, or how good it is
+            return not is_own  # nothing says when it was written, or how good it is
         return record.training.num_timesteps > num_timesteps
 
     def _written(self, path: Path, record: PolicyMetadata) -> WrittenCheckpoint:
@@ -123,7 +123,7 @@ class TrainingFolder:
             if state == "matched":
                 own.append(OwnFile.at(file))
             elif state == "unknown" and own and file.is_file():
-                staged = OwnFile.at(file)  # no digest tells whose it is; but it is written between the others
+                staged = OwnFile.at(file)  # no digest shows whose it is; but it is written between the others
                 own += [staged] * (own[0].time <= staged.time <= policy.time)
             elif isinstance(recorded(kind, record), PairedFile):
                 whole = False

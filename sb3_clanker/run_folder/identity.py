@@ -15,7 +15,7 @@ from sb3_clanker.policy_file.record import PairedFile, PolicyMetadata
 from sb3_clanker.run_folder.names import Checkpoint, FileKind
 
 State = Literal["matched", "missing", "other", "unknown"]
-"""It is the one; there is none; it is of another instant, or damaged; no digest tells whether it is the one."""
+"""It is the one; there is none; it is of another instant, or damaged; no digest shows whether it is the one."""
 
 
 @dataclass(frozen=True, kw_only=True)

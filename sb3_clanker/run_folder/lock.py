@@ -38,7 +38,7 @@ class Owner:
         """Do what is to be done at the end; a second time there is nothing left."""
         self._at_end.close()
 
-    def gives_way_to(self, other: Owner) -> bool:  # noqa: ARG002 - nothing tells that it was broken off
+    def gives_way_to(self, other: Owner) -> bool:  # noqa: ARG002 - nothing shows that it was broken off
         """Whether another may have its folders."""
         return False
 
@@ -118,7 +118,7 @@ def _inode(path: Path) -> tuple[int, int] | None:
 
 
 def _holder(file: Path) -> tuple[int | None, str | None]:
-    """The process that holds a lock and its machine, as far as the file tells."""
+    """The process that holds a lock and its machine, as far as the file says."""
     with suppress(OSError, ValueError):
         with file.open(encoding="utf-8") as lines:
             process_id, host, *_ = lines.read(_LONGEST).splitlines()

@@ -26,7 +26,7 @@ TEMPORARY = ".sb3_clanker-"
 class FileKind:
     """A kind of file that belongs to a checkpoint.
 
-    What tells whether a file is of one instant with a policy file is, in this order: its digest in the record of that
+    What shows whether a file is of one instant with a policy file is, in this order: its digest in the record of that
     file; the digest of that file, which it holds itself; or else nothing but the time when it was written.
 
     :ivar holds: what it holds, as a message says it
@@ -35,7 +35,7 @@ class FileKind:
     :ivar recorded: what a record says of it: its digest, or true where there is one without a digest; None or false
         where there is none
     :ivar policy_digest: reads the digest of the policy file that it holds
-    :ivar magic: how it begins: tells one without a digest from other kinds
+    :ivar magic: how it begins: distinguishes one without a digest from other kinds
     """
 
     holds: str

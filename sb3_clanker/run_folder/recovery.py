@@ -66,7 +66,7 @@ def _finish(folder: Path, policy: Path, record: PolicyMetadata, staged: list[Pat
 
 
 def _has_its_name(path: Path, kind: FileKind, staged: list[Path]) -> bool:
-    """Whether a file that no digest tells from others has got its name: then none that begins like it is staged."""
+    """Whether a file without a digest has got its name: then none that begins like it is staged."""
     return path.is_file() and not any(_begins_like(each, kind) for each in staged)
 
 

@@ -37,7 +37,7 @@ def measure_latency(policy: OnnxPolicy, observation: Observation, limit_ms: floa
 
 
 def _processor() -> str:
-    """The processor's name, as well as the system tells it."""
+    """The processor's name, as the system gives it."""
     cpuinfo = Path("/proc/cpuinfo")
     names = (
         [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]

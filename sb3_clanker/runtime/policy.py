@@ -131,7 +131,7 @@ class OnnxPolicy:
         :param state: of a recurrent policy, what the last call returned: two arrays, float32 of shape (n_layers, n,
             width); None before the first. Any other policy returns it unchanged.
         :param episode_start: of a recurrent policy, shape (n,), true where the state must be reset first; None nowhere
-        :param deterministic: must be true, unless the file tells its distribution and so can sample
+        :param deterministic: must be true, unless the file outputs its distribution and so can sample
         :param action_masks: of a maskable policy, shape (n_choices,) or (n, n_choices), true for what is allowed; None
             allows everything
         :return: the action, ``metadata.predict_dtype`` of shape ``action_space.shape`` or ``(n, *action_space.shape)``,
@@ -160,7 +160,7 @@ class OnnxPolicy:
         episode_start: Array | None = None,
         action_masks: Array | None = None,
     ) -> dict[str, Array]:
-        """Everything that the file tells, by the name of the output, always as a batch.
+        """Every output of the graph, by its name, always as a batch.
 
         :return: ``action``, the state of a recurrent policy, and what was asked for with
             ``ExportOptions(further_outputs=...)``; ``metadata.outputs`` says what each is

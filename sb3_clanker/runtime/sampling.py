@@ -1,4 +1,4 @@
-"""Random actions from the distribution that a file tells, with numpy alone."""
+"""Random actions from the distribution that a file outputs, with numpy alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Sampler: TypeAlias = Callable[[Mapping[str, NDArray[Any]], np.random.Generator],
 
 
 def make_sampler(metadata: PolicyMetadata) -> Sampler | None:
-    """What draws actions as Stable-Baselines3 does with ``deterministic=False``; None where the file does not tell."""
+    """What draws actions as Stable-Baselines3 does with ``deterministic=False``; None without a distribution."""
     if metadata.sampling in ("gaussian", "squashed_gaussian"):
         low, high = (
             round_inward(bound.reshape(-1), inside)
@@ -31,21 +31,21 @@ def make_sampler(metadata: PolicyMetadata) -> Sampler | None:
 
 
 def _gaussian(low: NDArray[Any], high: NDArray[Any]) -> Sampler:
-    return lambda told, rng: np.clip(_normal(told, rng), low, high)
+    return lambda outputs, rng: np.clip(_normal(outputs, rng), low, high)
 
 
 def _squashed_gaussian(low: NDArray[Any], high: NDArray[Any]) -> Sampler:
-    return lambda told, rng: np.clip(low + 0.5 * (np.tanh(_normal(told, rng)) + 1.0) * (high - low), low, high)
+    return lambda outputs, rng: np.clip(low + 0.5 * (np.tanh(_normal(outputs, rng)) + 1.0) * (high - low), low, high)
 
 
-def _normal(told: Mapping[str, NDArray[Any]], rng: np.random.Generator) -> NDArray[Any]:
-    mean, std = told["action_mean"], told["action_std"]
+def _normal(outputs: Mapping[str, NDArray[Any]], rng: np.random.Generator) -> NDArray[Any]:
+    mean, std = outputs["action_mean"], outputs["action_std"]
     drawn: NDArray[Any] = mean + std * rng.standard_normal(mean.shape, dtype=np.float32)
     return drawn
 
 
-def _bernoulli(told: Mapping[str, NDArray[Any]], rng: np.random.Generator) -> NDArray[Any]:
-    logits = told["action_logits"].astype(np.float64)
+def _bernoulli(outputs: Mapping[str, NDArray[Any]], rng: np.random.Generator) -> NDArray[Any]:
+    logits = outputs["action_logits"].astype(np.float64)
     return (rng.logistic(size=logits.shape) < logits).astype(np.float32)
 
 
@@ -53,8 +53,8 @@ def _categorical(choices: tuple[int, ...]) -> Sampler:
     """The largest of the log-probabilities, each with Gumbel noise, is a draw from them."""
     edges = np.cumsum(choices)[:-1]
 
-    def sample(told: Mapping[str, NDArray[Any]], rng: np.random.Generator) -> NDArray[Any]:
-        logits = told["action_logits"]
+    def sample(outputs: Mapping[str, NDArray[Any]], rng: np.random.Generator) -> NDArray[Any]:
+        logits = outputs["action_logits"]
         noisy = logits + rng.gumbel(size=logits.shape)
         return np.stack([part.argmax(axis=1) for part in np.split(noisy, edges, axis=1)], axis=1)
 

@@ -25,13 +25,13 @@ _MAX_RANK = 64
 _MAX_SMALL = 1 << 12
 """Bytes of what is small in every policy: a name, an attribute, the declaration of an input."""
 _MAX_SHAPE = 1 << 10
-"""Dimensions that a shape has at most, as far as can be told."""
+"""Dimensions that a shape has at most, as far as can be known."""
 _MAX_COMPUTED = 1 << 12
 """Whole numbers that are put together before the graph runs; they are shapes, of a few dimensions each."""
 _MAX_FOLDED = 1 << 24
 """Elements that onnxruntime may compute in advance, all together."""
 _MAX_SPREAD = 8
-"""Constants that are repeated for every observation; onnxruntime must be told how large they may become."""
+"""Constants that are repeated for every observation; onnxruntime must know how large they may become."""
 
 _SHAPE_INPUT = {"ConstantOfShape": 0}
 _SHAPE_INPUT |= dict.fromkeys(["AffineGrid", "Col2Im", "Expand", "Reshape", "Tile", "Unsqueeze"], 1)

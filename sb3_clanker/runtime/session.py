@@ -63,7 +63,7 @@ def open_session(file: PolicyFile, *, trusted: bool = False) -> Runner:
 
 
 def _check_signature(session: Any, metadata: PolicyMetadata, path: Path | None) -> None:
-    """Hold the record against the graph; a digest tells damage, not a record that was made up."""
+    """Hold the record against the graph; a digest shows damage, but not a record that was made up."""
     for kind, values, specs in (
         ("inputs", session.get_inputs(), metadata.inputs),
         ("outputs", session.get_outputs(), metadata.outputs),

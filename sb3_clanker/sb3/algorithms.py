@@ -26,7 +26,7 @@ from sb3_clanker.sb3.compiled import uncompiled
 
 @dataclass(frozen=True, kw_only=True)
 class _Algorithm:
-    """One algorithm, and how to tell it by what it saved.
+    """One algorithm, and how to recognize it by what it saved.
 
     :ivar module: where its class is
     :ivar policy: beginning of the module of its policy's class, or of a base class
@@ -78,7 +78,7 @@ _ALWAYS_UNPACKED = 1 << 28
 """Bytes that may be in a ``.zip`` however small it is."""
 
 _SAME_ACTOR = {frozenset({"td3", "ddpg"}): "td3"}
-"""Algorithms that no file can tell apart, and that share policy and actor to the last line."""
+"""Algorithms that no file can distinguish, and that share policy and actor to the last line."""
 
 
 def load_algorithm(path: str | Path, algo: str | None = None) -> BaseAlgorithm:
@@ -87,7 +87,7 @@ def load_algorithm(path: str | Path, algo: str | None = None) -> BaseAlgorithm:
     :param path: the ``.zip``
     :param algo: a name of :data:`ALGORITHMS`; None recognises the algorithm
     :raises MissingFileError: there is no such file
-    :raises CheckpointError: it is damaged, not from Stable-Baselines3, or its algorithm cannot be told
+    :raises CheckpointError: it is damaged, not from Stable-Baselines3, or its algorithm cannot be known
     :raises OptionError: there is no such algorithm
     :raises MissingDependencyError: the algorithm is of sb3-contrib, which is not installed
     """

@@ -40,7 +40,7 @@ def _below(compiled: Any) -> Any:
     if isinstance(compiled, nn.Module):
         return getattr(compiled, _WRAPPED, None)
     if isinstance(compiled, FunctionType) and vars(compiled).get("_torchdynamo_wrapper_id") == id(compiled):
-        return vars(compiled)["_torchdynamo_orig_callable"]  # functools.wraps copies these marks, the id tells
+        return vars(compiled)["_torchdynamo_orig_callable"]  # functools.wraps copies these marks, but not the id
     return None
 
 

@@ -45,10 +45,10 @@ class Normalization:
     """The normalization that a policy was trained with.
 
     :ivar vec_normalize: the wrapper, or None
-    :ivar known: whether it is certain (False: nothing told)
+    :ivar known: whether it is certain
     :ivar file: the file that the statistics were read from, None where they are live
     :ivar stacks: how frames are stacked, by key or under None
-    :ivar origin: where the statistics come from, and what told, in words
+    :ivar origin: where the statistics come from and why, in words
     """
 
     vec_normalize: VecNormalize | None
@@ -121,24 +121,24 @@ def resolve_normalization(
             + f"The file will expect observations as the policy saw them. {_NAME_THEM}."
         )
     )
-    return Normalization(vec_normalize=None, known=False, origin="none: nothing tells whether there were any")
+    return Normalization(vec_normalize=None, known=False, origin="none: nothing says whether there were any")
 
 
 def _find(zip_path: Path, policy_file: PolicyFile | None) -> Normalization | None:
-    """The normalization of a ``.zip`` by what lies beside it, None where nothing tells."""
+    """The normalization of a ``.zip`` by what lies beside it, None where nothing says."""
     own = next((path for path in own_statistics(zip_path) if is_file(path)), None)
     policy_path = zip_path.with_suffix(".onnx")
     try:
         if policy_file is None or policy_file.path != policy_path:
             policy_file = read_policy_file(policy_path)
-    except (ClankerError, OSError):  # there is none, or none that tells anything
+    except (ClankerError, OSError):  # there is none, or none that says anything
         policy_file = None
-    told = None if policy_file is None else _told(policy_file.metadata, policy_path, zip_path, own)
-    return told or (None if own is None else _from_file(own, "by its name"))
+    recorded = None if policy_file is None else _by_record(policy_file.metadata, policy_path, zip_path, own)
+    return recorded or (None if own is None else _from_file(own, "by its name"))
 
 
-def _told(record: PolicyMetadata, policy_path: Path, zip_path: Path, own: Path | None) -> Normalization | None:
-    """The normalization of a ``.zip`` by the record of the ``.onnx`` beside it, None where that tells nothing."""
+def _by_record(record: PolicyMetadata, policy_path: Path, zip_path: Path, own: Path | None) -> Normalization | None:
+    """The normalization of a ``.zip`` by the record of the ``.onnx`` beside it, None where that says nothing."""
     files, status = record.checkpoint, record.normalization.status
     if files is None or files.algorithm_file is None:
         return None
@@ -188,8 +188,8 @@ def load_statistics(path: Path) -> VecNormalize:
     return loaded
 
 
-def _from_file(path: Path, told: str, stacks: Mapping[str | None, FrameStack] = MappingProxyType({})) -> Normalization:
-    _logger.info("VecNormalize statistics: %s, %s.", path, told)
+def _from_file(path: Path, why: str, stacks: Mapping[str | None, FrameStack] = MappingProxyType({})) -> Normalization:
+    _logger.info("VecNormalize statistics: %s, %s.", path, why)
     return Normalization(
-        vec_normalize=load_statistics(path), file=pair_with_file(path), stacks=stacks, origin=f"{path}, {told}"
+        vec_normalize=load_statistics(path), file=pair_with_file(path), stacks=stacks, origin=f"{path}, {why}"
     )

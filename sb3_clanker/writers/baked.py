@@ -23,7 +23,7 @@ from sb3_clanker.sb3.compiled import eager
 
 
 def baked_in(actor: Actor, settings: Hashable) -> Hashable:
-    """Everything that a trace of an actor bakes in, to be compared with what it was; None where it cannot be told.
+    """Everything that a trace of an actor bakes in, to be compared with what it was; None where it cannot be known.
 
     The bounds of its spaces, which the actor holds, are not looked at.
 

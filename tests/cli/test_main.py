@@ -214,7 +214,7 @@ def test_statistics_that_may_be_of_any_policy_are_used_only_where_they_are_named
     assert captured.err.count("\n") == 1
     assert f"{statistics} may be of any policy, and is not used." in captured.err
     assert "--vecnormalize" in captured.err
-    assert "VecNormalize statistics: none: nothing tells whether there were any\n" in captured.out
+    assert "VecNormalize statistics: none: nothing says whether there were any\n" in captured.out
     _assert_equals_zip(path, world.normalized)
     assert _run("export", "--model", zip_path, "--vecnormalize", statistics) == 0
     assert f"VecNormalize statistics: {statistics}, which was named\n" in capsys.readouterr().out
