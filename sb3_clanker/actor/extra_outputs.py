@@ -5,7 +5,7 @@ The same functions run in the traced graph and, eagerly, in the reference; all o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -126,3 +126,15 @@ def _q_values(policy: Any, observation: Any, _: Context) -> dict[str, th.Tensor]
 
 
 _COMPUTE: Mapping[FurtherOutput, _Compute] = {"distribution": _distribution, "value": _value, "q_values": _q_values}
+_NAMES: Mapping[FurtherOutput, frozenset[str]] = {
+    "distribution": frozenset({"action_mean", "action_std", "action_logits"}),
+    "value": frozenset({"value"}),
+    "q_values": frozenset({"q_values"}),
+}
+"""Names in the graph of the outputs of each kind."""
+
+
+def names_of(outputs: Iterable[TensorSpec]) -> tuple[FurtherOutput, ...]:
+    """The extra outputs that there are among the outputs of a graph."""
+    found = {spec.name for spec in outputs if spec.role == "further"}
+    return tuple(name for name, names in _NAMES.items() if found & names)

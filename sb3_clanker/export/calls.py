@@ -7,10 +7,11 @@ from pathlib import Path
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from sb3_clanker.actor.extra_outputs import names_of
 from sb3_clanker.errors import PublicationError
 from sb3_clanker.export.exporter import Exporter, check_algorithm
 from sb3_clanker.export.publish import ExportReport, publish
-from sb3_clanker.options import ExportOptions, FurtherOutput, OptionsSource, as_options
+from sb3_clanker.options import ExportOptions, OptionsSource, as_options
 from sb3_clanker.paths import local_path
 from sb3_clanker.policy_file.reading import read_policy_file
 from sb3_clanker.policy_file.record import CheckpointRecord, PolicyMetadata
@@ -100,19 +101,9 @@ def check_policy(
 ) -> ValidationReport:
     """Prove the bytes of a file against an algorithm; errors as in :func:`validate_policy`."""
     writer = FORMATS[options.suffix]
-    with Subject(model, normalization, replace(options, further_outputs=_extra_outputs(metadata))).now() as now:
+    options_of_file = replace(options, further_outputs=names_of(metadata.outputs))
+    with Subject(model, normalization, options_of_file).now() as now:
         return prove(writer, writer.reopen(data), metadata, now.reference(), now.probes, options, in_full=True)
-
-
-def _extra_outputs(metadata: PolicyMetadata) -> tuple[FurtherOutput, ...]:
-    """What a file gives beside the action."""
-    found = {spec.name for spec in metadata.outputs if spec.role == "further"}
-    names: dict[FurtherOutput, set[str]] = {
-        "distribution": {"action_mean", "action_logits"},
-        "value": {"value"},
-        "q_values": {"q_values"},
-    }
-    return tuple(name for name, outputs in names.items() if found & outputs)
 
 
 def write_policy(
