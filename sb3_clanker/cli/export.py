@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,16 +13,18 @@ from sb3_clanker.cli.arguments import TRUST, Commands, Loading, add_loading
 from sb3_clanker.cli.many import Done, add_many, in_short, is_one_file, run_many
 from sb3_clanker.cli.text import printable, say
 from sb3_clanker.errors import ClankerError, FileInTheWayError
+from sb3_clanker.options import ExportOptions
 from sb3_clanker.paths import is_file
 from sb3_clanker.policy_file.reading import read_metadata
 from sb3_clanker.policy_file.record import PolicyMetadata
-from sb3_clanker.run_folder.identity import find_partners, identify, state_of
+from sb3_clanker.run_folder.identity import beside, identify, state_of
 from sb3_clanker.run_folder.names import POLICY, VECTORS, ZIP, own_statistics
 from sb3_clanker.run_folder.search import Found, holds_algorithm
 from sb3_clanker.targets.check import TARGETS, check_target
 
 if TYPE_CHECKING:
-    from sb3_clanker.options import ExportOptions
+    from sb3_clanker.export.publish import ExportReport
+    from sb3_clanker.sb3.normalization import Normalization
 
 
 def add_export(commands: Commands) -> None:
@@ -61,64 +63,67 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
 def _run(options: argparse.Namespace) -> None:
     named = {"opset_version": options.opset, "test_vectors": options.test_vectors, "target": options.target}
     asked = {name: value for name, value in named.items() if value is not None}
-    export_options = _options(asked)
-    loading, paths = Loading.of(options), options.paths or [options.model]
+    export = functools.partial(_export, options=ExportOptions(**asked), loading=Loading.of(options))
+    paths = options.paths or [options.model]
     if options.json or not (options.model or is_one_file(paths)):
-        work = functools.partial(
-            _export_found, output=options.output, asked=asked, loading=loading, force=options.force
+        already_there = functools.partial(_already_there, asked=asked, loading=Loading.of(options))
+        run_many(
+            functools.partial(_export_found, export, None if options.force else already_there, output=options.output),
+            paths,
+            ZIP,
+            options,
         )
-        run_many(work, paths, ZIP, options)
         return
-    from sb3_clanker.export.calls import onnx_path, write_policy
-
-    (zip_path,) = paths
-    path = onnx_path(_beside(zip_path) if options.output is None else options.output)
-    model, normalization = loading.load(zip_path)
-    report = write_policy(model, path, normalization, zip_path, export_options)
+    report, normalization = export(paths[0], _output(paths[0], options.output))
     say(str(report.validation))
     say(printable(f"VecNormalize statistics: {normalization.origin}"))
     say(printable(f"wrote {report.path} ({report.size:,} bytes)"))
 
 
-def _options(asked: Mapping[str, Any]) -> ExportOptions:
-    from sb3_clanker.options import ExportOptions
+def _output(zip_path: Path, output: str | None) -> str | Path:
+    """Where to write the policy of a ``.zip``."""
+    return zip_path.parent / POLICY.name(zip_path.stem) if output is None else output
 
-    return ExportOptions(**asked)
 
+def _export(
+    zip_path: Path, output: str | Path, *, options: ExportOptions, loading: Loading
+) -> tuple[ExportReport, Normalization]:
+    from sb3_clanker.export.calls import onnx_path, write_policy
 
-def _beside(zip_path: Path) -> Path:
-    return zip_path.parent / POLICY.name(zip_path.stem)
+    path = onnx_path(output)
+    model, normalization = loading.load(zip_path)
+    return write_policy(model, path, normalization, zip_path, options), normalization
 
 
 def _export_found(
-    found: Found, *, output: str | None, asked: Mapping[str, Any], loading: Loading, force: bool
+    export: Callable[[Path, str | Path], tuple[ExportReport, Normalization]],
+    already_there: Callable[[Path, Path], PolicyMetadata | None] | None,
+    found: Found,
+    *,
+    output: str | None,
 ) -> Done | None:
     """Export one of several; one that was found in a folder only where it has no policy yet, or an earlier one."""
-    if not (found.named or holds_algorithm(found.path)):
-        return None
-    from sb3_clanker.export.calls import onnx_path
-
-    path = onnx_path(_beside(found.path) if output is None else output)
-    if not (found.named or force) and (there := _already_there(found.path, path, asked, loading)) is not None:
-        return _done(f"{path.name} is there already", path, there, None)
-    from sb3_clanker.export.calls import write_policy
-
-    model, normalization = loading.load(found.path)
-    report = write_policy(model, path, normalization, found.path, _options(asked))
-    origin = f"VecNormalize statistics: {normalization.origin}"
-    return _done(f"wrote {path.name} ({report.size:,} bytes)", path, report.metadata, origin)
+    path = _output(found.path, output)
+    if not found.named:
+        if not holds_algorithm(found.path):
+            return None
+        there = None if already_there is None else already_there(found.path, Path(path))
+        if there is not None:
+            return _done(there, Path(path), "is there already")
+    report, normalization = export(found.path, path)
+    return _done(report.metadata, report.path, "written", f"VecNormalize statistics: {normalization.origin}")
 
 
-def _done(what: str, path: Path, metadata: PolicyMetadata, origin: str | None) -> Done:
-    policy = in_short(metadata)
+def _done(metadata: PolicyMetadata, path: Path, what: str, *more: str) -> Done:
+    policy, check = in_short(metadata), metadata.cross_check
     return Done(
-        summary="; ".join(part for part in (what, policy.summary, origin) if part),
+        summary="; ".join((f"{path.name} {what}", policy.summary, *more)),
         figures={
             **policy.figures,
             "output": str(path),
-            "written": origin is not None,
-            "n_observations": None if metadata.cross_check is None else metadata.cross_check.n_observations,
-            "max_difference": None if metadata.cross_check is None else metadata.cross_check.max_difference,
+            "written": what == "written",
+            "n_observations": None if check is None else check.n_observations,
+            "max_difference": None if check is None else check.max_difference,
         },
     )
 
@@ -139,12 +144,13 @@ def _already_there(zip_path: Path, path: Path, asked: Mapping[str, Any], loading
         raise FileInTheWayError(path, f"and does not say that it is of {zip_path.name}")
     if not identify(zip_path, record.algorithm_file):
         return None
-    if any(partner.state != "matched" for partner in find_partners(path, metadata)):
-        return None  # which statistics are the right ones is then for the export to say
+    own, statistics = [each for each in own_statistics(zip_path) if is_file(each)], record.statistics_file
+    if statistics and not any(identify(each, statistics) for each in (beside(path.parent, statistics), *own)):
+        return None  # which are the right ones is then for the export to say
     if lacks := list(_lacks(path, metadata, asked, loading)):
         raise FileInTheWayError(path, " and ".join(lacks))
     guessed = metadata.normalization.status != "folded" and not record.together and loading.vecnormalize == "auto"
-    if guessed and any(map(is_file, own_statistics(zip_path))):
+    if guessed and own:
         return None  # they came after it
     return metadata
 

@@ -167,7 +167,7 @@ def run_many(work: Work, paths: Sequence[Path], kind: FileKind, options: argpars
                 n_shown += 1
     files = tuple(outcome for outcome in map(done.get, range(len(found))) if outcome is not None)
     skipped = tuple(str(found[number].path) for number, outcome in sorted(done.items()) if outcome is None)
-    failed = [outcome.path for outcome in files if not outcome.passed]
+    failed = [printable(outcome.path) for outcome in files if not outcome.passed]
     if options.json:
         say(encode(Outcomes(passed=bool(files) and not failed, skipped=skipped, files=files), indent=2))
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -35,4 +36,13 @@ def _bar(n_files: int) -> Any:
         from tqdm import tqdm
     except ImportError:  # it is of Stable-Baselines3's extra, and need not be there
         return None
-    return tqdm(total=n_files, unit=" files", file=sys.stderr, leave=False, dynamic_ncols=True)
+    size = shutil.get_terminal_size()  # tqdm shows nothing on a terminal that does not know its own
+    return tqdm(
+        total=n_files,
+        unit=" files",
+        file=sys.stderr,
+        leave=False,
+        ncols=size.columns,
+        nrows=size.lines,
+        mininterval=0.2,
+    )

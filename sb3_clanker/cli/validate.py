@@ -12,6 +12,7 @@ from typing import Literal
 from sb3_clanker.cli.arguments import TRUST, Commands, Loading, add_loading
 from sb3_clanker.cli.many import Done, add_many, in_short, is_one_file, read_found, run_many
 from sb3_clanker.cli.text import printable, say
+from sb3_clanker.options import ExportOptions
 from sb3_clanker.policy_file.documents import to_fields
 from sb3_clanker.policy_file.reading import PolicyFile, read_policy_file
 from sb3_clanker.policy_file.vectors import read_vectors
@@ -133,7 +134,6 @@ def _validate(
     if model is None:
         return _Checked(file=file, partners=partners, vectors=checked)
     from sb3_clanker.export.calls import check_policy
-    from sb3_clanker.options import ExportOptions
 
     algorithm, normalization = loading.load(model, file)
     proof = check_policy(file.data, metadata, algorithm, normalization, ExportOptions())

@@ -8,12 +8,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sb3_clanker.errors import ClankerError, MissingFileError, UnreadableFileError
-from sb3_clanker.paths import is_file, is_folder
+from sb3_clanker.errors import CheckpointError, ClankerError, MissingFileError, UnreadableFileError
+from sb3_clanker.paths import is_folder
+from sb3_clanker.run_folder.identity import pair_with_zip
 from sb3_clanker.run_folder.names import TEMPORARY, FileKind
 
-_OF_STABLE_BASELINES3 = {"data", "policy.pth", "_stable_baselines3_version"}
-"""What ``model.save()`` puts into a ``.zip``, of any algorithm and version, and nobody else."""
+_OF_STABLE_BASELINES3 = {"data", "policy.pth"}
+"""What ``model.save()`` puts into every ``.zip``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,12 +52,11 @@ def find_files(paths: Iterable[Path], kind: FileKind) -> tuple[Found, ...]:
 
 def holds_algorithm(path: Path) -> bool:
     """Whether a ``.zip`` is one of Stable-Baselines3, or damaged so that nobody can say. Nothing in it is run."""
-    if not is_file(path):
-        return True
     try:
+        pair_with_zip(path)  # refuses what is not whole
         with zipfile.ZipFile(path) as archive:
-            return set(archive.namelist()) & _OF_STABLE_BASELINES3 >= {"data", "policy.pth"}
-    except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError):
+            return set(archive.namelist()) >= _OF_STABLE_BASELINES3
+    except (CheckpointError, OSError):
         return True
 
 
@@ -73,7 +73,7 @@ def _files_of(folder: Path, kind: FileKind) -> Iterator[Found]:
             n_found += 1
             continue
         for entry in inside:
-            if not entry.is_dir() and entry.name.endswith(kind.suffix):
+            if entry.name.endswith(kind.suffix) and not is_folder(path / entry.name):
                 yield Found(path=path / entry.name, named=False)
                 n_found += 1
         waiting += [path / entry.name for entry in reversed(inside) if entry.is_dir(follow_symlinks=False)]
