@@ -33,6 +33,14 @@ from tests.worlds import UNBOUNDED_OBSERVATION, assert_same_actions, make_env, m
 Capture = pytest.CaptureFixture[str]
 
 
+class _Exit:
+    def __init__(self, code: int) -> None:
+        self.code = code
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os._exit, (self.code,)
+
+
 @dataclass(frozen=True, kw_only=True)
 class World:
     """A policy with all its files, and one that clankers does not take; read-only."""
@@ -295,7 +303,9 @@ def test_a_file_that_the_target_does_not_take_is_in_the_way(world: World, capsys
     assert "this file is there already, and clankers does not take it." in capsys.readouterr().out
 
 
-def test_what_lies_there_can_be_overwritten(world: World, tmp_path: Path, capsys: Capture) -> None:
+def test_what_lies_there_can_be_overwritten_and_code_in_a_file_ends_its_own_line_alone(
+    world: World, tmp_path: Path, capsys: Capture
+) -> None:
     path = _copy(world, tmp_path)
     path.with_suffix(".vectors.json").unlink()
     assert _run("export", tmp_path, "--test-vectors", 2) == 1
@@ -304,9 +314,15 @@ def test_what_lies_there_can_be_overwritten(world: World, tmp_path: Path, capsys
     assert _run("export", tmp_path) == 1
     assert "this file is there already, and is no undamaged policy of this package." in capsys.readouterr().out
     assert path.read_bytes() == world.foreign.read_bytes()
-    assert _run("export", tmp_path, "--test-vectors", 2, "--force", "--json") == 0
-    assert _document(capsys)["files"][0]["figures"]["output"] == str(path)
+    for name, content in {"a": b"\x80\x04cbuiltins\nexit\n)R.", "b": pickle.dumps(_Exit(9))}.items():
+        _copy(world, tmp_path / name).unlink()
+        (tmp_path / name / "best_model_vecnormalize.pkl").write_bytes(content)
+    assert _run("export", tmp_path, "--test-vectors", 2, "--force", "--json") == 1
+    good, ended, died = _document(capsys)["files"]
+    assert good["figures"]["output"] == str(path)
     _assert_equals(path, path.with_suffix(".zip"), tmp_path / "best_model_vecnormalize.pkl")
+    assert [file["error"]["type"] for file in (ended, died)] == ["SystemExit", "WorkerError"]
+    assert "the process that worked on it died (exit code 9)" in died["error"]["text"]
 
 
 def test_a_zip_can_be_named_without_model(world: World, tmp_path: Path, capsys: Capture) -> None:
@@ -442,22 +458,17 @@ def test_progress_is_shown_on_a_terminal_and_nowhere_else(world: World, tmp_path
 
 def test_what_needs_no_torch_needs_none_in_its_processes_either(world: World, tmp_path: Path) -> None:
     env = _modules_that_fail(tmp_path, "torch", "stable_baselines3", "onnx", "onnxscript", "gymnasium", "tqdm")
-    for verb in (["validate", "--vectors"], ["inspect"]):
+    path = _copy(world, tmp_path / "policies")
+    for words in (["validate", "--vectors"], ["inspect", "--target", "clankers"]):
         done = subprocess.run(
-            [*_CLI, verb[0], world.policy, world.policy.parent / "." / "best_model.onnx", *verb[1:]],
+            [*_CLI, words[0], path.parent, *words[1:], "--jobs", "2"],
             capture_output=True,
             text=True,
             check=False,
             env=env,
         )
         assert (done.returncode, done.stderr) == (0, "")
-    folder = tmp_path / "policies"
-    _copy(world, folder)
-    done = subprocess.run(
-        [*_CLI, "validate", folder, "--vectors", "--jobs", "2"], capture_output=True, text=True, check=False, env=env
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.endswith("1 passed, 0 failed\n")
+        assert done.stdout.endswith("1 passed, 0 failed\n")
 
 
 class _Says:
@@ -488,27 +499,6 @@ def test_an_interrupt_ends_all_of_it(world: World, tmp_path: Path) -> None:
     assert sorted(file.name for file in runs.iterdir()) == [
         *("best_model.vectors.json", "best_model.zip", "best_model_vecnormalize.pkl")
     ]
-
-
-def test_code_in_a_file_ends_nothing_but_its_own_line(world: World, tmp_path: Path, capsys: Capture) -> None:
-    for name, content in {
-        "a": b"\x80\x04cbuiltins\nexit\n)R.",
-        "b": pickle.dumps(_Exit(9)),
-    }.items():
-        _copy(world, tmp_path / name).unlink()
-        (tmp_path / name / "best_model_vecnormalize.pkl").write_bytes(content)
-    assert _run("export", tmp_path, "--json") == 1
-    first, second = _document(capsys)["files"]
-    assert (first["error"]["type"], second["error"]["type"]) == ("SystemExit", "WorkerError")
-    assert "the process that worked on it died (exit code 9)" in second["error"]["text"]
-
-
-class _Exit:
-    def __init__(self, code: int) -> None:
-        self.code = code
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return os._exit, (self.code,)
 
 
 @pytest.mark.slow
