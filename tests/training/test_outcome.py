@@ -339,6 +339,22 @@ def test_children_find_the_report_of_the_best(is_list: bool, tmp_path: Path) -> 
     assert after.seen[0] == best.seen[0]
 
 
+def test_a_child_of_an_evaluation_that_is_followed_comes_before_the_files(tmp_path: Path) -> None:
+    ours = OnnxCheckpointCallback()
+    n_reports: list[int] = []
+
+    class Counts(BaseCallback):
+        def _on_step(self) -> bool:
+            n_reports.append(len(ours.reports))
+            return True
+
+    evaluation = EvalCallback(
+        _eval_env(), callback_on_new_best=Counts(), eval_freq=10, best_model_save_path=str(tmp_path), warn=False
+    )
+    make_model().learn(20, callback=[ours, evaluation])
+    assert n_reports == list(range(len(ours.reports) - 1))  # the last is the final
+
+
 @pytest.mark.parametrize("follows", [False, True])
 def test_beside_ours_a_child_of_another_evaluation_has_it_by_reference(follows: bool, tmp_path: Path) -> None:
     ours = OnnxCheckpointCallback(None if follows else tmp_path)
