@@ -52,7 +52,7 @@ def say_written(report: ExportReport) -> None:
     beside = ", ".join(file.name for file in checkpoint.files) if checkpoint else ""
     _say(
         f"Wrote {report.path}: {kind} at {training.num_timesteps:,} timesteps, {report.size:,} bytes; "
-        f"{report.validation.cross_check}" + (f"; beside it {beside}" if beside else "")
+        f"proven on {report.validation.cross_check}" + (f"; beside it {beside}" if beside else "")
     )
 
 
@@ -70,7 +70,7 @@ def sum_up(reports: Sequence[ExportReport], failures: Sequence[ExportFailure], *
         )
     if verbose < 1 or not (reports or failures):
         return
-    _say(f"{len(reports)} policies written, {len(failures)} failed.")
+    _say(f"Policies written: {len(reports)}, failed: {len(failures)}.")
     for folder in dict.fromkeys(report.path.parent for report in reports):
         there = [report for report in reports if report.path.parent == folder]
         report = _last_best(there) or there[-1]

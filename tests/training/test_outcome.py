@@ -63,7 +63,7 @@ def test_each_file_is_shown_as_it_appears_and_all_are_summed_up(
 ) -> None:
     callback = _learn(tmp_path, eval_env=_eval_env(), eval_freq=10, n_eval_episodes=1, warn=False)
     lines = [line for line in capsys.readouterr().out.splitlines() if str(tmp_path) in line or "failed" in line]
-    proof = r"\d+ observations, largest difference [\d.e-]+"
+    proof = r"proven on \d+ observations, largest difference [\d.e-]+"
     score = r"mean reward -?\d+\.\d\d"
     path = re.escape(str(tmp_path))
     best = [line for line in lines if "best_model.onnx: new best" in line]
@@ -75,7 +75,7 @@ def test_each_file_is_shown_as_it_appears_and_all_are_summed_up(
         assert re.fullmatch(
             rf"Wrote {path}/\w+\.onnx: {kind} timesteps, [\d,]+ bytes; {proof}; beside it .+\.zip", line
         )
-    assert lines[-2] == f"{len(callback.reports)} policies written, 0 failed."
+    assert lines[-2] == f"Policies written: {len(callback.reports)}, failed: 0."
     assert callback.evaluation is not None
     assert re.fullmatch(
         rf"{path}: best is best_model\.onnx, of \d+ timesteps, mean reward {callback.best_mean_reward:.2f}\. "
@@ -90,7 +90,7 @@ def test_without_evaluations_the_newest_is_named(root: logging.Logger, tmp_path:
     assert [line.split(":")[0] for line in wrote] == [
         f"Wrote {tmp_path / name}" for name in ("rl_model_20_steps.onnx", "final_model.onnx")
     ]
-    assert counted == "2 policies written, 0 failed."
+    assert counted == "Policies written: 2, failed: 0."
     assert last.startswith(f"{tmp_path}: newest is final_model.onnx, of 32 timesteps. To run it")
 
 
@@ -151,7 +151,7 @@ def test_it_is_shown_once_whatever_is_configured(
     assert (logged != "", printed != "") == (shows, not shows)
     assert [line.partition(" ")[0] for line in (logged or printed).splitlines()] == [
         "Wrote",
-        "1",
+        "Policies",
         f"{report.path.parent}:",
     ]
 
@@ -169,7 +169,7 @@ def test_failures_are_counted(
     monkeypatch.setattr("sb3_clanker.training.callback.publish", fail_once)
     _learn(tmp_path)
     out, err = capsys.readouterr()
-    assert "\n1 policies written, 1 failed.\n" in out
+    assert "\nPolicies written: 1, failed: 1.\n" in out
     assert "1 of 2 exports failed; the last was rl_model_20_steps.onnx at 20 timesteps: the disk is gone" in err
 
 
