@@ -11,7 +11,7 @@ from sb3_clanker.cli.text import printable, say
 from sb3_clanker.errors import TargetError
 from sb3_clanker.policy_file.documents import encode
 from sb3_clanker.policy_file.reading import read_metadata
-from sb3_clanker.policy_file.record import PolicyMetadata
+from sb3_clanker.policy_file.record import EvaluationRecord, PolicyMetadata
 from sb3_clanker.targets.check import TARGETS, TargetReport, check_target
 from sb3_clanker.targets.target import shown
 
@@ -54,15 +54,18 @@ def _summary(metadata: PolicyMetadata) -> Iterator[str]:
 
 def _facts(metadata: PolicyMetadata) -> Iterator[tuple[str, str]]:
     check, training = metadata.cross_check, metadata.training
-    reward = "" if training.mean_reward is None else f", mean reward {training.mean_reward:.2f}"
     yield "policy", f"{metadata.algorithm} ({metadata.policy_class})"
-    yield "trained", f"{training.num_timesteps:,} timesteps{reward}"
+    yield "trained", f"{training.num_timesteps:,} timesteps"
+    if training.evaluation is not None:
+        yield _evaluation(training.evaluation)
     if check is not None:
         yield "proven", f"{check.n_observations} observations, largest difference {check.max_difference:.2g}"
     yield "observation space", str(metadata.observation_space)
     yield "action space", str(metadata.action_space)
     yield from (("input", f"{shown(spec)}: {spec.meaning}") for spec in metadata.inputs)
     yield from (("output", f"{shown(spec)}: {spec.meaning}") for spec in metadata.outputs)
+    if (spec := metadata.environment_spec) is not None:
+        yield "environment", f"{spec.id}({', '.join(f'{name}={value!r}' for name, value in spec.kwargs.items())})"
     yield "normalization", metadata.normalization.status
     yield "opset", f"{metadata.opset_version} (IR version {metadata.ir_version})"
     yield "created", metadata.provenance.created
@@ -70,3 +73,15 @@ def _facts(metadata: PolicyMetadata) -> Iterator[tuple[str, str]]:
         yield from (("belongs to", file.name) for file in metadata.checkpoint.files)
     yield from metadata.entries.items()
     yield "digest", f"{metadata.digest} (verified)"
+
+
+def _evaluation(evaluation: EvaluationRecord) -> tuple[str, str]:
+    """What made a policy the best, or what was found last before it was written."""
+    facts = [
+        "no mean reward" if evaluation.mean_reward is None else f"mean reward {evaluation.mean_reward:.2f}",
+        *([] if evaluation.std_reward is None else [f"standard deviation {evaluation.std_reward:.2f}"]),
+        *([] if evaluation.n_episodes is None else [f"{evaluation.n_episodes} episodes"]),
+        *([] if evaluation.deterministic is None else ["deterministic" if evaluation.deterministic else "stochastic"]),
+    ]
+    label = "best by" if evaluation.role == "best" else "last found"
+    return label, f"{evaluation.source} at {evaluation.num_timesteps:,} timesteps: {', '.join(facts)}"
