@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stable_baselines3.common.callbacks import EvalCallback
-
 from sb3_clanker.run_folder.folder import TrainingFolder
 from sb3_clanker.run_folder.names import BEST, FINAL, Checkpoint
 from sb3_clanker.training import settings
-from sb3_clanker.training.evaluation import continue_best
+from sb3_clanker.training.evaluation import Judge, continue_best
 from sb3_clanker.training.follow import Followed
 from sb3_clanker.training.run import Training
 
@@ -24,14 +22,14 @@ class Place:
     :param training: the run, which has the folder to itself; it is made if need be
     :ivar named: checkpoints there that are not numbered
     :ivar name_prefixes: how the names of numbered ones begin there
-    :ivar evaluations: what decides on the best there
+    :ivar judges: what decides on the best there
     :ivar folder: the folder, once it is this run's
     """
 
     path: Path
     named: list[Checkpoint] = field(default_factory=list)
     name_prefixes: set[str] = field(default_factory=set)
-    evaluations: list[EvalCallback] = field(default_factory=list)
+    judges: list[Judge] = field(default_factory=list)
     folder: TrainingFolder = field(init=False)
 
     def open(self, training: Training) -> None:
@@ -55,11 +53,11 @@ class Place:
         :return: the best score so far, minus infinity where there is none
         """
         if not overwrite:  # a best that its evaluation remembers is its own, of a learn() before
-            has_best = any(evaluation.best_mean_reward > float("-inf") for evaluation in self.evaluations)
+            has_best = any(judge.best_mean_reward > float("-inf") for judge in self.judges)
             self.folder.make_room(
                 self.named, self.name_prefixes, num_timesteps, is_own=is_own, has_best=has_best, log=log
             )
-        return continue_best(self.evaluations, self.folder.best(), num_timesteps)
+        return continue_best(self.judges, self.folder.best(), num_timesteps)
 
 
 def places_of(path: Path, name_prefix: str, followed: Sequence[Followed]) -> dict[Path, Place]:
@@ -74,7 +72,7 @@ def places_of(path: Path, name_prefix: str, followed: Sequence[Followed]) -> dic
         folder = each.folder or path
         place = places.setdefault(folder, Place(path=folder))
         place.name_prefixes |= each.name_prefixes
-        place.evaluations += each.evaluations
+        place.judges += each.evaluations
         if each.evaluations and BEST not in place.named:
             place.named.append(BEST)
     return places

@@ -97,7 +97,7 @@ def _train(
     if extractor is not None:
         kwargs["policy_kwargs"] = {"features_extractor_class": extractor}
     random.seed(0)
-    model = make_model(algorithm, **_spaces(algorithm), n_envs=2, normalize=True, **kwargs)
+    model = make_model(algorithm, **_spaces(algorithm), n_envs=2, normalize=True, stats_window_size=2, **kwargs)
     returns = _Returns()
     model.learn(120, callback=[*callbacks, returns])
     vec_normalize = model.get_vec_normalize_env()
@@ -169,6 +169,13 @@ def test_nothing_of_a_training_changes(
     assert len(callback.reports) >= 5
     assert len(theirs["returns"]) >= 4
     _assert_equal(theirs, ours)
+
+
+@pytest.mark.parametrize("algorithm", [PPO, SAC])
+def test_nor_by_looking_at_its_rollouts(algorithm: type[BaseAlgorithm], tmp_path: Path) -> None:
+    callback = OnnxCheckpointCallback(tmp_path, best_of="rollout", eval_freq=5, on_error="raise")
+    _assert_equal(_train(algorithm, []), _train(algorithm, [callback]))
+    assert callback.reports[0].path.stem == "best_model"
 
 
 def test_the_check_notices_one_draw_from_a_generator(tmp_path: Path) -> None:
