@@ -19,7 +19,7 @@ from sb3_clanker.options import ExportOptions, OptionsSource, as_options
 from sb3_clanker.public import public
 from sb3_clanker.run_folder.names import BEST, FINAL, Checkpoint, FileKind
 from sb3_clanker.run_folder.retention import Retention
-from sb3_clanker.sb3.normalization import Normalization, resolve_normalization
+from sb3_clanker.sb3.normalization import resolve_normalization
 from sb3_clanker.training import settings
 from sb3_clanker.training.evaluation import (
     EvaluationLog,
@@ -52,6 +52,10 @@ class OnnxCheckpointCallback(BaseCallback):
       main thread: at once, or as soon as an update of the policy or a file of ours is done. Then it ends as it would
       have anyway, and at once with a second signal. A handler of the user's own is left alone.
 
+    Without a ``save_path`` it follows the callbacks beside it in the list, as in RL Zoo: what an ``EvalCallback`` or a
+    ``CheckpointCallback`` writes gets its ``.onnx`` and statistics, at the same steps and beside the same ``.zip``, and
+    their folder gets ``final_model``. Where their evaluations write nothing, as in a study, nothing is written.
+
     It can also be a child: as ``callback_on_new_best`` of an ``EvalCallback`` it writes ``best_model``, as a child of
     any other event (``EveryNTimesteps``, ``callback_after_eval``) a numbered checkpoint at each event;
     ``save_final`` has no meaning there.
@@ -65,14 +69,13 @@ class OnnxCheckpointCallback(BaseCallback):
     moves only what lies further on than where it goes on from, or does not tell, as a best without its ``.onnx``.
 
     Many trainings may have one ``save_path``, with placeholders: ``{env}``, the id of the environment, and ``{run}``, a
-    number that no other run has, in whichever process. ``"runs/{env}_{run}"`` becomes ``runs/CartPole-v1_1`` when
-    training begins, and so does ``callback.save_path``. To go on with a run, name its folder: a pattern is a new run,
-    but for the callback that had it before.
+    number that no other run has: ``"runs/{env}_{run}"`` becomes ``runs/CartPole-v1_1`` when training begins, and so
+    does ``callback.save_path``. To go on with a run, name its folder: a pattern is a new run, but for this callback.
 
     Sources of the behaviour: ``EvalCallback`` and ``CheckpointCallback``,
     https://github.com/DLR-RM/stable-baselines3/blob/v2.9.2/stable_baselines3/common/callbacks.py
 
-    :param save_path: folder to write to; made if need be. It may hold the placeholders ``{env}`` and ``{run}``
+    :param save_path: folder, made if need be, with placeholders or not; None: that of the callbacks that are followed
     :param eval_env: environment for evaluations; None evaluates nothing. A maskable policy is evaluated with its masks
     :param eval_freq: evaluate every so many calls (with n environments, one call is n timesteps)
     :param n_eval_episodes: episodes of an evaluation
@@ -86,7 +89,7 @@ class OnnxCheckpointCallback(BaseCallback):
     :param name_prefix: beginning of the names of numbered checkpoints
     :param save_replay_buffer: whether numbered checkpoints include the replay buffer
     :param keep_last: keep the newest so many numbered checkpoints, each with all its files, and delete older ones; None
-        keeps all. The best, the final and whatever this callback is not proven to have written are never deleted
+        keeps all. The best, the final, what is followed, and what is not proven to be ours are never deleted
     :param save_final: whether to write ``final_model`` at the end of training
     :param overwrite: whether files of an earlier training are overwritten, rather than moved out of the way
     :param on_error: what a failed export does after the first step: ``"warn"`` logs and counts it, and training goes
@@ -94,7 +97,7 @@ class OnnxCheckpointCallback(BaseCallback):
     :param options: options of every export; also as a mapping, as a YAML file gives it
     :param verbose: 0 for no output, 1 for evaluations and exports, 2 for debug messages
     :raises OptionError: a value is out of its range
-    :ivar save_path: the folder, absolute; before the training begins, with its placeholders
+    :ivar save_path: the folder, absolute; before the training begins, with its placeholders, or None
     :ivar reports: what each export did, in order
     :ivar failures: what failed, in order
 
@@ -178,6 +181,10 @@ class OnnxCheckpointCallback(BaseCallback):
                 warn=warn,
             )
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a pickle has of it: nothing of a training that goes on, which nobody can go on with elsewhere."""
+        return vars(self) | {"_training": None, "_places": {}, "_followed": ()}
+
     @property
     def best_mean_reward(self) -> float:
         """Best mean reward of the evaluations, minus infinity before the first."""
@@ -207,24 +214,19 @@ class OnnxCheckpointCallback(BaseCallback):
     def _has_folder(self, training: Training) -> bool:
         """Find out where this run writes; one that goes on with this callback keeps its own number."""
         if self._pattern is None:
-            self._followed, self.save_path = follow(training.root, self._above)
-            if self.save_path is None:
-                _logger.warning("Nothing is exported: the evaluations of this training have no best_model_save_path.")
-                return False
-            settings.require_one_best(self._followed, self._make_evaluation)
-        else:
-            if not any(self._run) or self.model.num_timesteps == 0:
-                self._run = fill_in(self._pattern, self.training_env, training)
-            self.save_path = self._pattern.fill_in(*self._run)
+            evaluates = self._make_evaluation is not None
+            self._followed, self.save_path = follow(training.root, self._above, evaluates=evaluates)
+            return self.save_path is not None
+        if not any(self._run) or self.model.num_timesteps == 0:
+            self._run = fill_in(self._pattern, self.training_env, training)
+        self.save_path = self._pattern.fill_in(*self._run)
         return True
 
     def _begin(self, training: Training) -> None:
         self._counted, self._is_finished = (len(self.reports), len(self.failures)), False
-        self._places = places_of(self._folder, self.name_prefix, self._followed)
-        for place in self._places.values():
-            place.open(training)
+        self._places = places_of(self._folder, self.name_prefix, self._followed, training)
         training.at_end(self._leave)
-        normalization = self._normalization()
+        normalization = resolve_normalization(self.model, "auto")
         self._exporter = Exporter(self.model, normalization, self.options)
         self._exporter.export()
         rehearse(self._folder, self.model, normalization.vec_normalize, self.save_replay_buffer)
@@ -264,7 +266,6 @@ class OnnxCheckpointCallback(BaseCallback):
             if path == self._folder:
                 self._best_before = score
         for followed in self._followed:
-            followed.remember()
             followed.at_step(functools.partial(self._complete, followed), training)
         self._trained = self.model, self.save_path
         earlier = self._places[self._folder].folder.numbered(self.name_prefix, steps) if steps > 0 else []
@@ -278,7 +279,8 @@ class OnnxCheckpointCallback(BaseCallback):
             frequencies = {} if self.save_freq is None else {"save_freq": (self.save_freq, self.n_calls)}
             if self.evaluation is not None:
                 frequencies["eval_freq"] = self.evaluation.eval_freq, self.evaluation.n_calls
-            settings.check_schedule(self.model, frequencies, save_final=self.save_final, begins_anew=begins_anew)
+            writes = self.save_final or bool(self._followed)
+            settings.check_schedule(self.model, frequencies, save_final=writes, begins_anew=begins_anew)
         if self.evaluation is not None:
             self.evaluation.on_training_start(self.locals, self.globals)
 
@@ -358,7 +360,7 @@ class OnnxCheckpointCallback(BaseCallback):
         """
         folder = (follows.folder if follows else None) or self._folder
         try:
-            self._write(folder, checkpoint, mean_reward, follows.files(checkpoint) if follows else {})
+            self._write(folder, checkpoint, mean_reward, follows.files(checkpoint, self.model) if follows else {})
         except Exception as error:  # a training must not end because of an export, whatever went wrong in it
             place = self._places.get(folder)
             unmatched = place.folder.unmatched(checkpoint) if place else ()
@@ -380,7 +382,7 @@ class OnnxCheckpointCallback(BaseCallback):
         if checkpoint == BEST:
             self._exporter.check_finite()  # the last good best is worth more than the .zip of a policy that diverged
         is_numbered = checkpoint not in (BEST, FINAL)
-        vec_normalize = self._normalization().vec_normalize
+        vec_normalize = resolve_normalization(self.model, "auto").vec_normalize
         saved = to_save(self.model, vec_normalize, self.save_replay_buffer and is_numbered)
         count = functools.partial(self._retention.add, self.model.num_timesteps)
         report = publish(
@@ -396,6 +398,3 @@ class OnnxCheckpointCallback(BaseCallback):
         self.reports.append(report)
         if self.verbose >= 1:
             _logger.info("Wrote %s: %s", report.path, report.validation.stages[-1].detail)
-
-    def _normalization(self) -> Normalization:
-        return resolve_normalization(self.model, "auto")

@@ -54,20 +54,25 @@ class Place:
         :param log: a log of evaluations that would be overwritten
         :return: the best score so far, minus infinity where there is none
         """
-        if not overwrite:  # a best that its evaluation remembers is its own, of a learn() before
-            has_best = any(evaluation.best_mean_reward > float("-inf") for evaluation in self.evaluations)
+        if not overwrite:  # a best that an evaluation remembers is its own, of a learn() before
+            has_best = any(self._has_best(evaluation, is_own=is_own) for evaluation in self.evaluations)
             self.folder.make_room(
                 self.named, self.name_prefixes, num_timesteps, is_own=is_own, has_best=has_best, log=log
             )
         return continue_best(self.evaluations, self.folder.best(), num_timesteps)
 
+    def _has_best(self, evaluation: EvalCallback, *, is_own: bool) -> bool:
+        """Whether the best here is one that an evaluation remembers: where it writes it itself, whichever training."""
+        return evaluation.best_mean_reward > float("-inf") and (is_own or Followed(evaluation).folder == self.path)
 
-def places_of(path: Path, name_prefix: str, followed: Sequence[Followed]) -> dict[Path, Place]:
-    """The folders of a run by their path, its own first.
+
+def places_of(path: Path, name_prefix: str, followed: Sequence[Followed], training: Training) -> dict[Path, Place]:
+    """The folders of a run by their path, its own first, taken for it; errors as in :meth:`Place.open`.
 
     :param path: its own
     :param name_prefix: how the names of its own numbered checkpoints begin
     :param followed: the callbacks whose checkpoints it completes
+    :param training: the run
     """
     places = {path: Place(path=path, named=[BEST, FINAL], name_prefixes={name_prefix})}
     for each in followed:
@@ -77,4 +82,6 @@ def places_of(path: Path, name_prefix: str, followed: Sequence[Followed]) -> dic
         place.evaluations += each.evaluations
         if each.evaluations and BEST not in place.named:
             place.named.append(BEST)
+    for place in places.values():
+        place.open(training)
     return places

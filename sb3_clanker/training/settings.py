@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from sb3_clanker.actor.observation import is_image
 from sb3_clanker.errors import OptionError, UnsupportedSpaceError
 from sb3_clanker.policy_file.spaces import describe_space
 from sb3_clanker.run_folder.names import BEST, FINAL, Checkpoint
-from sb3_clanker.training.follow import Followed
 
 _logger = logging.getLogger("sb3_clanker")
 _MANY_STEPS = 10**12
@@ -51,17 +50,6 @@ def require_environment(eval_env: object) -> None:
     """
     if eval_env is not None and not callable(getattr(eval_env, "step", None)):
         raise OptionError("eval_env", eval_env, "an environment, or None")
-
-
-def require_one_best(followed: Sequence[Followed], makes_evaluation: object) -> None:
-    """Refuse evaluations of our own beside those that are followed: both would decide on the best.
-
-    :raises OptionError: there are both
-    """
-    if makes_evaluation is not None and any(each.evaluations for each in followed):
-        raise OptionError(
-            "eval_env", "given", "None, as an EvalCallback beside this callback is followed, or a save_path of its own"
-        )
 
 
 def require_names(folder: Path, name_prefix: str) -> None:
