@@ -41,7 +41,12 @@ def test_every_file_is_of_one_instant_and_each_zip_is_written_once(is_first: boo
     ours, saved = OnnxCheckpointCallback(on_error="raise", keep_last=1), list[Any]()
     with pytest.MonkeyPatch.context() as patch:
         save = BaseAlgorithm.save
-        patch.setattr(BaseAlgorithm, "save", lambda self, path: (saved.append(path), save(self, path)))
+
+        def noting_save(self: BaseAlgorithm, path: Any) -> None:
+            saved.append(path)
+            save(self, path)
+
+        patch.setattr(BaseAlgorithm, "save", noting_save)
         learn([ours, *theirs] if is_first else [*theirs, ours])
     assert len([path for path in saved if isinstance(path, str)]) == 3 + 2
     assert len(saved) == 3 + 2 + 2  # the rehearsal, and the final

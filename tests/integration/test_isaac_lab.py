@@ -76,7 +76,8 @@ def train(log_dir: Path, *, normalize: bool, device: str = "cpu", at_step: Calla
     checkpoint_callback = CheckpointCallback(save_freq=15, save_path=str(log_dir), name_prefix="model")
     callbacks = [checkpoint_callback, LogEveryNTimesteps(n_steps=100), OnnxCheckpointCallback(on_error="raise")]
     with contextlib.suppress(KeyboardInterrupt):
-        agent.learn(total_timesteps=STEPS * N_ENVS, callback=callbacks, progress_bar=True, log_interval=None)
+        options: Any = {"progress_bar": True, "log_interval": None}
+        agent.learn(total_timesteps=STEPS * N_ENVS, callback=callbacks, **options)
     agent.save(log_dir / "model")
     if isinstance(env, VecNormalize):
         env.save(str(log_dir / "model_vecnormalize.pkl"))

@@ -185,7 +185,7 @@ def test_nothing_of_a_training_changes_where_others_are_followed(
         left.append(_train(algorithm, [*ours, best, CheckpointCallback(SAVE_FREQ, folder)], _Noisy))
         left[-1]["best"] = best.best_mean_reward
         assert all(len(callback.reports) >= 5 for callback in ours)
-    _assert_equal(*left)
+    _assert_equal(left[0], left[1])
 
 
 def test_the_check_notices_one_draw_from_a_generator(tmp_path: Path) -> None:

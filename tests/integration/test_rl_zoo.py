@@ -47,6 +47,10 @@ def assert_triples(run: Path, *, normalized: bool) -> set[str]:
     return stems
 
 
+def test_the_line_is_that_of_the_readme() -> None:
+    assert f"\n  {ONE_LINE}\n" in (Path(__file__).parents[2] / "README.md").read_text()
+
+
 @pytest.mark.parametrize("normalize", ["false", "true"])
 def test_one_line_writes_best_checkpoints_and_final(normalize: str, tmp_path: Path) -> None:
     arguments = "--save-freq 500 --eval-freq 500 --eval-episodes 2"
