@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -38,8 +37,6 @@ from sb3_clanker.training.rollouts import Rollouts
 from sb3_clanker.training.run import Training, event_of
 from sb3_clanker.training.saving import rehearse, to_save
 
-_logger = logging.getLogger("sb3_clanker")
-
 
 @public
 class OnnxCheckpointCallback(BaseCallback):
@@ -51,33 +48,33 @@ class OnnxCheckpointCallback(BaseCallback):
     - ``best_model`` at each new best evaluation, where there is an ``eval_env``, or with ``best_of="rollout"``;
     - ``{name_prefix}_{num_timesteps}_steps`` every ``save_freq`` calls, where it is given;
     - ``final_model`` at the end of training, with ``save_final``; also where Ctrl+C (SIGINT) or SIGTERM ends it in the
-      main thread: at once, or as soon as an update of the policy or a file of ours is done. Then it ends as it would
-      have anyway, and at once with a second signal. A handler of the user's own is left alone.
+      main thread: at once, or when an update of the policy or a file is done; a second signal does not wait. A handler
+      of the user's own is left alone.
 
-    It can also be a child: as ``callback_on_new_best`` of an ``EvalCallback`` it writes ``best_model``, as a child of
-    any other event (``EveryNTimesteps``, ``callback_after_eval``) a numbered checkpoint at each event;
-    ``save_final`` has no meaning there.
+    Without a ``save_path`` it follows the callbacks beside it in the list, as in RL Zoo: what an ``EvalCallback`` or a
+    ``CheckpointCallback`` writes gets its ``.onnx`` and statistics, at the same steps and beside the same ``.zip``, and
+    their folder gets ``final_model``. Where their evaluations write nothing, as in a study, nothing is written.
 
-    It exports and saves once before the first step, so that whatever can never work raises at once. Training itself is
-    not changed, to the last bit.
+    As a child it writes at the events of its parent, and no ``final_model``: as ``callback_on_new_best`` the best, else
+    (``EveryNTimesteps``, ``callback_after_eval``) a numbered checkpoint at each event.
 
-    A training that begins anew moves files of an earlier one that it would overwrite, all together, into ``previous_1``
-    in the folder, or the next number. One that goes on (``learn(..., reset_num_timesteps=False)`` of a loaded model)
-    goes on in the same files: with the best score so far, and with the checkpoints that ``keep_last`` counts; it
-    moves only what lies further on than where it goes on from, or does not tell, as a best without its ``.onnx``.
+    It exports and saves once before the first step: what can never work raises at once. Training is not changed at all.
+
+    A training that begins anew moves files of an earlier one that it would overwrite into ``previous_1`` in the folder,
+    or the next number. One that goes on (``learn(..., reset_num_timesteps=False)`` of a loaded model) goes on with the
+    best score so far and the checkpoints that ``keep_last`` counts, and moves only what lies further on than it stands.
 
     Many trainings may have one ``save_path``, with placeholders: ``{env}``, the id of the environment, and ``{run}``, a
-    number that no other run has, in whichever process. ``"runs/{env}_{run}"`` becomes ``runs/CartPole-v1_1`` when
-    training begins, and so does ``callback.save_path``. To go on with a run, name its folder: a pattern is a new run,
-    but for the callback that had it before.
+    number that no other run has: ``"runs/{env}_{run}"`` becomes ``runs/CartPole-v1_1`` when training begins, and so
+    does ``callback.save_path``. To go on with a run, name its folder: a pattern is a new run, but for this callback.
 
-    Sources of the behaviour: ``EvalCallback`` and ``CheckpointCallback``,
+    Sources of the behaviour, in ``EvalCallback`` and ``CheckpointCallback``:
     https://github.com/DLR-RM/stable-baselines3/blob/v2.9.2/stable_baselines3/common/callbacks.py
 
-    :param save_path: folder to write to; made if need be. It may hold the placeholders ``{env}`` and ``{run}``
+    :param save_path: folder, made if need be, with placeholders or not; None: that of the callbacks that are followed
     :param eval_env: environment for evaluations; None evaluates nothing. A maskable policy is evaluated with its masks
-    :param best_of: ``"rollout"`` finds the best without evaluations, where there is but one simulator: by the mean of
-        the training's own last ``stats_window_size`` episodes, all of them since the last best, at the end of a rollout
+    :param best_of: ``"rollout"`` finds the best without evaluations, at the end of a rollout: by the mean of the last
+        ``stats_window_size`` episodes, all of them since the last best
     :param eval_freq: evaluate, or look at rollouts, every so many calls (with n environments, one call is n timesteps)
     :param n_eval_episodes: episodes of an evaluation
     :param deterministic: whether evaluations use deterministic actions
@@ -90,16 +87,15 @@ class OnnxCheckpointCallback(BaseCallback):
     :param name_prefix: beginning of the names of numbered checkpoints
     :param save_replay_buffer: whether numbered checkpoints include the replay buffer
     :param keep_last: keep the newest so many numbered checkpoints, each with all its files, and delete older ones; None
-        keeps all. The best, the final and whatever this callback is not proven to have written are never deleted
+        keeps all. The best, the final, what is followed, and what is not proven to be ours are never deleted
     :param save_final: whether to write ``final_model`` at the end of training
     :param overwrite: whether files of an earlier training are overwritten, rather than moved out of the way
     :param on_error: what a failed export does after the first step: ``"warn"`` logs and counts it, and training goes
         on; ``"raise"`` raises
     :param options: options of every export; also as a mapping, as a YAML file gives it
-    :param verbose: 0 for no output, 1 for evaluations, exports and a summary, in the log where that is shown, else on
-        standard output; 2 for debug messages
+    :param verbose: 0 for no output, 1 for evaluations, exports and a summary, 2 for debug messages
     :raises OptionError: a value is out of its range
-    :ivar save_path: the folder, absolute; before the training begins, with its placeholders
+    :ivar save_path: the folder, absolute; before the training begins, with its placeholders, or None
     :ivar reports: what each export did, in order; ``self.parent.parent.reports`` in ``callback_on_new_best``, after the
         best is written, and in ``callback_after_eval``
     :ivar failures: what failed, in order
@@ -184,6 +180,10 @@ class OnnxCheckpointCallback(BaseCallback):
                 warn=warn,
             )
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a pickle has of it: nothing of a training that goes on, which nobody can go on with elsewhere."""
+        return vars(self) | {"_training": None, "_places": {}, "_followed": ()}
+
     @property
     def best_mean_reward(self) -> float:
         """Best mean reward of the evaluations or rollouts, minus infinity before the first."""
@@ -213,22 +213,19 @@ class OnnxCheckpointCallback(BaseCallback):
     def _has_folder(self, training: Training) -> bool:
         """Find out where this run writes; one that goes on with this callback keeps its own number."""
         if self._pattern is None:
-            self._followed, self.save_path = follow(training.root, self._above)
-            if self.save_path is None:
-                _logger.warning("Nothing is exported: the evaluations of this training have no best_model_save_path.")
-                return False
-        else:
-            if not any(self._run) or self.model.num_timesteps == 0:
-                self._run = fill_in(self._pattern, self.training_env, training)
-            self.save_path = self._pattern.fill_in(*self._run)
+            decides = "eval_env" if self._make_evaluation else "best_of" if self._rollout_freq else None
+            self._followed, self.save_path = follow(training.root, self._above, decides=decides)
+            return self.save_path is not None
+        if not any(self._run) or self.model.num_timesteps == 0:
+            self._run = fill_in(self._pattern, self.training_env, training)
+        self.save_path = self._pattern.fill_in(*self._run)
         return True
 
     def _begin(self, training: Training) -> None:
         self._counted, self._is_finished = (len(self.reports), len(self.failures)), False
-        settings.require_one_best(self._followed, self._above, self._make_evaluation, self._rollout_freq)
-        self._places = places_of(self._folder, self.name_prefix, self._followed)
-        for place in self._places.values():
-            place.open(training)
+        if self._rollout_freq is not None:
+            settings.require_each_step(self._above)
+        self._places = places_of(self._folder, self.name_prefix, self._followed, training)
         training.at_end(self._leave)
         normalization = resolve_normalization(self.model, "auto")
         self._exporter = Exporter(self.model, normalization, self.options)
@@ -245,8 +242,7 @@ class OnnxCheckpointCallback(BaseCallback):
         if self.evaluation is not None:
             self._judge = self.evaluation
             settings.require_alike(self.training_env, self.evaluation.eval_env)
-            prepare(self.evaluation, self.model, log, raises=self.on_error == "raise")
-            self.evaluation.parent = self
+            prepare(self.evaluation, self, log, raises=self.on_error == "raise")
         training.at_start(lambda: self._look_back(training, log))
         training.at_start(lambda: training.at_interruption(self._write_final) if self._has_final else None)
 
@@ -274,7 +270,6 @@ class OnnxCheckpointCallback(BaseCallback):
             if path == self._folder:
                 self._best_before = score
         for followed in self._followed:
-            followed.remember()
             followed.at_step(functools.partial(self._complete, followed), training)
         self._trained = self.model, self.save_path
         earlier = self._places[self._folder].folder.numbered(self.name_prefix, steps) if steps > 0 else []
@@ -284,11 +279,12 @@ class OnnxCheckpointCallback(BaseCallback):
         if self._training is None:
             return
         begins_anew = bool(self.locals.get("reset_num_timesteps", True))
-        if self._above is None and (begins_anew or self.n_calls == 0):  # what goes on has been told
+        if self._above is None and (begins_anew or self.n_calls == 0):  # what goes on was checked before
             frequencies = {} if self.save_freq is None else {"save_freq": (self.save_freq, self.n_calls)}
             if self._judge is not None:
                 frequencies["eval_freq"] = self._judge.eval_freq, (self.evaluation or self).n_calls
-            settings.check_schedule(self.model, frequencies, save_final=self.save_final, begins_anew=begins_anew)
+            writes = self.save_final or bool(self._followed)
+            settings.check_schedule(self.model, frequencies, save_final=writes, begins_anew=begins_anew)
         if self.evaluation is not None:
             self.evaluation.on_training_start(self.locals, self.globals)
 
@@ -366,7 +362,7 @@ class OnnxCheckpointCallback(BaseCallback):
         """
         folder = (follows.folder if follows else None) or self._folder
         try:
-            self._write(folder, checkpoint, judge, follows.files(checkpoint) if follows else {})
+            self._write(folder, checkpoint, judge, follows.files(checkpoint, self.model) if follows else {})
         except Exception as error:  # a training must not end because of an export, whatever went wrong in it
             place = self._places.get(folder)
             unmatched = place.folder.unmatched(checkpoint) if place else ()

@@ -140,13 +140,15 @@ def record_of(
     )
 
 
-def prepare(evaluation: EvalCallback, model: BaseAlgorithm, log: Path | None, *, raises: bool) -> None:
+def prepare(evaluation: EvalCallback, parent: BaseCallback, log: Path | None, *, raises: bool) -> None:
     """Initialize an evaluation of our own.
 
+    :param parent: the callback that it belongs to, which its own children so find above it
     :param log: the log that it goes on with; errors as of :class:`EvaluationLog`
     """
     evaluation.log_path = None  # it would make the folder of one
-    evaluation.init_callback(model)
+    evaluation.init_callback(parent.model)
+    evaluation.parent = parent
     if log is not None:
         evaluation.log_path = cast("Any", EvaluationLog(log, raises=raises))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ from sb3_clanker.actor.observation import is_image
 from sb3_clanker.errors import OptionError, UnsupportedSpaceError
 from sb3_clanker.policy_file.spaces import describe_space
 from sb3_clanker.run_folder.names import BEST, FINAL, Checkpoint
-from sb3_clanker.training.follow import Followed
 
 _logger = logging.getLogger("sb3_clanker")
 _MANY_STEPS = 10**12
@@ -79,21 +78,14 @@ def require_best_of(best_of: object, given: Mapping[str, object]) -> None:
         raise OptionError("eval_env", None, "an environment, as callbacks or a log of evaluations were asked for")
 
 
-def require_one_best(
-    followed: Sequence[Followed], above: BaseCallback | None, makes_evaluation: object, of_rollouts: object
-) -> None:
-    """Refuse a second way to find the best beside one that is followed, or that calls.
+def require_each_step(above: BaseCallback | None) -> None:
+    """Refuse to look at rollouts from within an event: it is called at those of its parent alone.
 
-    :raises OptionError: there are two
+    :raises OptionError: there is such a parent
     """
-    is_followed = any(each.evaluations for each in followed)
-    if of_rollouts is not None and (is_followed or above is not None):
-        by = "an EvalCallback beside this callback is followed" if is_followed else f"a {type(above).__name__} calls it"
-        raise OptionError("best_of", "rollout", f'"evaluation", as {by}, which decides on what is written')
-    if makes_evaluation is not None and is_followed:
-        raise OptionError(
-            "eval_env", "given", "None, as an EvalCallback beside this callback is followed, or a save_path of its own"
-        )
+    if above is not None:
+        expected = f'"evaluation", as a {type(above).__name__} calls it, which decides on what is written'
+        raise OptionError("best_of", "rollout", expected)
 
 
 def require_names(folder: Path, name_prefix: str) -> None:
