@@ -208,6 +208,15 @@ def test_the_record_says_names_and_layouts(path: Path) -> None:
     assert set(entries) == {"sb3_clanker", "sb3_clanker_seal"}  # it does not keep the clanker policy contract
 
 
+def test_a_key_too_many_and_another_width_are_errors_in_the_plugin(path: Path) -> None:
+    plugin = Plugin(path, {"choice": ("discrete", 3), "other": ("discrete", 2)})
+    observation = _get_obs(draw(KEYS, np.random.default_rng(0)))
+    assert plugin.act(observation).keys() == {"choice", "other"}
+    for wrong in (observation | {"camera_2d": [0.0]}, observation | {"goal": [0.0]}):
+        with pytest.raises(Exception, match=r"(?i)invalid"):
+            plugin.act(wrong)
+
+
 def test_a_batch_is_taken_and_the_state_comes_out_again(path: Path) -> None:
     session = onnxruntime.InferenceSession(str(path))
     feed = {spec.name: np.zeros((7, *spec.shape[1:]), np.float32) for spec in session.get_inputs()}
