@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from sb3_clanker.cli.arguments import TRUST, Commands, Loading, add_loading
 from sb3_clanker.cli.many import Done, add_many, in_short, is_one_file, run_many
-from sb3_clanker.cli.text import printable, say
+from sb3_clanker.cli.text import say
+from sb3_clanker.display import printable
 from sb3_clanker.errors import ClankerError, FileInTheWayError
 from sb3_clanker.options import ExportOptions
 from sb3_clanker.paths import is_file

@@ -14,8 +14,9 @@ from typing import Any, TypeAlias
 import msgspec
 
 from sb3_clanker.cli.progress import Progress
-from sb3_clanker.cli.text import complain, printable, say
+from sb3_clanker.cli.text import complain, say
 from sb3_clanker.cli.workers import LostTaskError, in_processes
+from sb3_clanker.display import printable
 from sb3_clanker.errors import (
     ClankerError,
     FilesFailedError,

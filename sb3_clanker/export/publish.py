@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+from sb3_clanker.display import Shown
 from sb3_clanker.export.exporter import Exporter, ProvenPolicy
-from sb3_clanker.policy_file.record import CheckpointRecord, PolicyMetadata
+from sb3_clanker.policy_file.record import CheckpointRecord, EvaluationRecord, PolicyMetadata
 from sb3_clanker.public import public
 from sb3_clanker.report import ValidationReport
 from sb3_clanker.run_folder.identity import pair_with_file, pair_with_zip
@@ -18,8 +19,8 @@ from sb3_clanker.run_folder.publication import Publication, Write, ensure_folder
 
 
 @public
-@dataclass(frozen=True, kw_only=True)
-class ExportReport:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class ExportReport(Shown):
     """What an export did.
 
     :ivar path: the file
@@ -30,11 +31,19 @@ class ExportReport:
     :ivar metadata: what the file says of itself
     """
 
+    _in_short = ("file", "size", "proven")
+
     path: Path
     size: int
     seconds: dict[str, float]
     validation: ValidationReport
     metadata: PolicyMetadata
+
+    def facts(self) -> Iterator[tuple[str, str]]:
+        yield "file", str(self.path)
+        yield "size", f"{self.size:,} bytes"
+        yield from self.metadata.facts()
+        yield from (("seconds", f"{stage} {seconds:.3f}") for stage, seconds in self.seconds.items())
 
 
 def to_write(proven: ProvenPolicy) -> dict[FileKind, Write]:
@@ -53,7 +62,7 @@ def publish(
     saved: Mapping[FileKind, Write] = MappingProxyType({}),
     there: Mapping[FileKind, Path] = MappingProxyType({}),
     record: CheckpointRecord | None = None,
-    mean_reward: float | None = None,
+    evaluation: EvaluationRecord | None = None,
     durable: bool,
     committed: Callable[[Publication, bool], None] | None = None,
 ) -> ExportReport:
@@ -68,7 +77,7 @@ def publish(
     :param saved: what writes each file of the training
     :param there: files of the checkpoint that another callback has just written
     :param record: the other files of the same instant where none is saved now, None where there are none
-    :param mean_reward: of the evaluation that led to this
+    :param evaluation: what made the policy the best, or else the last one before
     :param durable: whether to wait until the disk has the files
     :param committed: is called with what got its name, also where the export failed, and with whether that is all
     :return: what was done and measured
@@ -81,7 +90,7 @@ def publish(
             staged = _stage(publication, names, saved)
             if staged or there:
                 record = _record(names, {**staged, **there}, followed=ZIP in there)
-            proven = exporter.export(mean_reward=mean_reward, checkpoint=record)
+            proven = exporter.export(evaluation=evaluation, checkpoint=record)
             start = time.perf_counter()
             _stage(publication, names, to_write(proven))
             whole = True

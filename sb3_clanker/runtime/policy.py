@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sb3_clanker.display import Shown
 from sb3_clanker.errors import (
     InferenceError,
     ObservationError,
@@ -22,6 +23,7 @@ from sb3_clanker.runtime.encoding import (
     Encoded,
     Observation,
     State,
+    make_chooser,
     make_context_encoder,
     make_decoder,
     make_encoder,
@@ -36,7 +38,7 @@ _NO_CONTEXT: dict[str, Any] = {"state": None, "episode_start": None, "action_mas
 
 
 @public
-class OnnxPolicy:
+class OnnxPolicy(Shown):
     """A trained policy, loaded from an ``.onnx`` file of this package.
 
     ``predict`` takes and returns what Stable-Baselines3's own does, so the policy can stand where an algorithm is
@@ -56,6 +58,7 @@ class OnnxPolicy:
     >>> action, _ = policy.predict(np.zeros(4, dtype=np.float32))  # doctest: +SKIP
     """
 
+    _in_short = PolicyMetadata._in_short
     metadata: PolicyMetadata
 
     def __init__(self, path: str | Path) -> None:
@@ -92,8 +95,9 @@ class OnnxPolicy:
         self._encode = make_encoder(metadata)
         self._encode_context = make_context_encoder(metadata)
         self._takes_masks = any(spec.role == "action_masks" for spec in metadata.inputs)
+        self._choose = make_chooser(metadata)
         self._decode = make_decoder(metadata)
-        self._outputs = ["action", "h_out", "c_out"] if metadata.recurrent else ["action"]
+        self._outputs = [metadata.outputs[0].name, *(("h_out", "c_out") if metadata.recurrent else ())]
         self._sampled = [spec.name for spec in metadata.outputs if spec.name.startswith("action_")]
         self._sample = make_sampler(metadata)
 
@@ -111,6 +115,9 @@ class OnnxPolicy:
     def action_space(self) -> spaces.Space[Any]:
         """Space of the actions, built on demand (needs gymnasium)."""
         return self.metadata.action_space.to_gymnasium()
+
+    def facts(self) -> Iterator[tuple[str, str]]:
+        return self.metadata.facts()
 
     def predict(
         self,
@@ -149,6 +156,8 @@ class OnnxPolicy:
                 action = self._sample(
                     dict(zip(self._sampled, self._session.run(self._sampled, feed), strict=True)), self.rng
                 )
+            elif self._choose is not None:
+                action = self._choose(action)
             return self._decode(action, batched), (tuple(next_state) if next_state else state)
         except Exception as error:  # onnxruntime has no root of its own errors; an output may be of any shape
             raise InferenceError(one_line(error)) from error
@@ -178,7 +187,8 @@ class OnnxPolicy:
         feed, batched = self._feed(observation, **_NO_CONTEXT | context)
         outputs = self.run(feed)
         state = (outputs["h_out"], outputs["c_out"]) if self.metadata.recurrent else context.get("state")
-        return self._decode(outputs["action"], batched), state, outputs
+        action = outputs[self._outputs[0]]
+        return self._decode(action if self._choose is None else self._choose(action), batched), state, outputs
 
     def inputs(
         self,
