@@ -31,7 +31,7 @@ from sb3_clanker.policy_file.dialects import GODOT
 from sb3_clanker.policy_file.record import PolicyMetadata
 from sb3_clanker.policy_file.spaces import LeafSpace
 from sb3_clanker.policy_file.tensors import TensorSpec
-from sb3_clanker.targets.target import Signature, Target, TargetName, is_static, listed, shown
+from sb3_clanker.targets.target import Signature, Target, TargetName, is_static, listed
 
 _NEWEST_OPSET = 19
 _OBSERVATION = "obs"
@@ -85,11 +85,11 @@ class Godot(Target):
 def _observation_problems(spec: TensorSpec) -> Iterator[str]:
     if spec.layout is not None:
         yield (
-            f"{shown(spec)} is an image, and the plugin feeds rows of numbers: its camera gives a string of hex "
+            f"{spec!s} is an image, and the plugin feeds rows of numbers: its camera gives a string of hex "
             "digits, which only Python decodes; train on what other sensors give"
         )
     elif spec.dtype != "float32" or len(spec.shape) != 2 or not is_static(spec):
-        yield f"{shown(spec)} is not float32 [batch, n]: export with ExportOptions(target='godot')"
+        yield f"{spec!s} is not float32 [batch, n]: export with ExportOptions(target='godot')"
     if spec.key is not None and spec.name != spec.key:
         yield (
             f"the observation key {spec.key!r} would be the input {spec.name}, and the plugin feeds {spec.key!r}: give "
