@@ -16,6 +16,11 @@ def is_file(path: Path) -> bool:
     return os.path.isfile(path)  # noqa: PTH113
 
 
+def is_folder(path: Path) -> bool:
+    """Whether there is such a folder: no error for a name that nothing can have, as ``Path.is_dir`` gives."""
+    return os.path.isdir(path)  # noqa: PTH112
+
+
 def local_path(path: object, option: str = "path") -> Path:
     """A path as the caller gave it, refused before anything is made that is called like a URL.
 

@@ -32,7 +32,10 @@ ExportOptions(*, opset_version: int = 18, atol: float = 1e-05, rtol: float = 1e-
         float | None = None, test_vectors: int | None = None, target: TargetName | None = None, metadata: Mapping[str,
         str] = <factory>)
 ExportReport: path, size, seconds, validation, metadata
+FileInTheWayError (ClankerError, FileExistsError)
+FilesFailedError (ClankerError, ValueError)
 FolderInUseError (ClankerError, OSError)
+ForeignFileError (PolicyFileError)
 GraphError (ClankerError, RuntimeError)
 InferenceError (ClankerError, RuntimeError)
 InnerNormalizationWarning (ClankerWarning)
@@ -98,6 +101,7 @@ ValidationError (ClankerError, ValueError)
 ValidationReport: stages, cross_check
 VectorsError (ClankerError, ValueError)
 VectorsMismatchError (ClankerError, ValueError)
+WorkerError (ClankerError, ChildProcessError)
 check_target(metadata: PolicyMetadata, target: str) -> TargetReport
 export_policy(model: BaseAlgorithm, path: str | Path, *, vec_normalize: NormalizationSource = 'auto', options:
         OptionsSource = ExportOptions()) -> ExportReport

@@ -14,6 +14,9 @@ from sb3_clanker.errors import (
     CheckpointError,
     ClankerError,
     ClankerWarning,
+    FileInTheWayError,
+    FilesFailedError,
+    ForeignFileError,
     InferenceError,
     MetadataError,
     MissingDependencyError,
@@ -32,6 +35,7 @@ from sb3_clanker.errors import (
     UnsupportedPolicyError,
     UnsupportedSpaceError,
     ValidationError,
+    WorkerError,
 )
 from sb3_clanker.report import ValidationReport
 
@@ -180,6 +184,31 @@ def test_every_warning_is_a_clanker_warning(cls: type[Warning]) -> None:
             f"{_PATH}: this policy file cannot be read: Permission denied. Check what it is and who may read it.",
         ),
         (
+            ForeignFileError(_PATH, "it is not one of this package."),
+            ValueError,
+            f"{_PATH}: it is not one of this package.",
+        ),
+        (
+            FileInTheWayError(_PATH, "without test vectors"),
+            FileExistsError,
+            f"{_PATH}: this file is there already, without test vectors. Move it away, or overwrite it (--force).",
+        ),
+        (
+            FilesFailedError(["a.onnx", "b.onnx"], 1000),
+            ValueError,
+            "2 of 1,000 failed: a.onnx, b.onnx.",
+        ),
+        (
+            FilesFailedError([f"{number}.onnx" for number in range(1203)], 1203),
+            ValueError,
+            "1,203 of 1,203 failed: 0.onnx, 1.onnx, 2.onnx and 1,200 more.",
+        ),
+        (
+            WorkerError(_PATH, "died (SIGSEGV)"),
+            ChildProcessError,
+            f"{_PATH}: the process that worked on it died (SIGSEGV). Try this file alone.",
+        ),
+        (
             InferenceError("no memory"),
             RuntimeError,
             "The graph failed while it ran: no memory. Validate the file, or export the policy again.",
@@ -215,6 +244,7 @@ def test_facts_stay_on_the_error() -> None:
     report = ValidationReport()
     assert ValidationError("no", report).report is report
     assert MetadataError(_PATH, ["a: missing"]).problems == ("a: missing",)
+    assert FilesFailedError(["a.onnx"], 2).failed == ("a.onnx",)
     version = SchemaVersionError(None, 3, 2)
     assert (version.path, version.found, version.known) == (None, 3, 2)
 
@@ -225,6 +255,8 @@ def test_facts_stay_on_the_error() -> None:
         CheckpointError(_PATH, "it is damaged", "Save it again."),
         MissingFileError(_PATH, "file"),
         PublicationError(_PATH, "no"),
+        FileInTheWayError(_PATH, "no"),
+        WorkerError(_PATH, "died"),
         PolicyFileError(_PATH, "no"),
         MetadataError(_PATH, ["no"]),
         SchemaVersionError(_PATH, 3, 2),
@@ -232,7 +264,7 @@ def test_facts_stay_on_the_error() -> None:
     ids=lambda error: type(error).__name__,
 )
 def test_an_error_of_a_file_names_it_by_path(
-    error: CheckpointError | MissingFileError | PublicationError | PolicyFileError,
+    error: CheckpointError | FileInTheWayError | MissingFileError | PublicationError | PolicyFileError | WorkerError,
 ) -> None:
     assert error.path == _PATH
     assert str(error).startswith(f"{_PATH}: ")

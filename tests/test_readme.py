@@ -99,6 +99,10 @@ def files(names: dict[str, Any]) -> Iterator[None]:
         sb3_clanker.export_policy(normalized, "policy.onnx", options=ExportOptions(test_vectors=2))
         normalized.save("of_P")
         normalized.get_vec_normalize_env().save("P.pkl")  # type: ignore[union-attr]
+        Path("runs").mkdir()
+        normalized.save("runs/model.zip")
+        normalized.get_vec_normalize_env().save("runs/model_vecnormalize.pkl")  # type: ignore[union-attr]
+        sb3_clanker.export_policy(normalized, "runs/model.onnx", options=ExportOptions(test_vectors=2))
         yield
 
 

@@ -20,7 +20,7 @@ from sb3_clanker.cli.validate import add_validate
 from sb3_clanker.errors import ClankerError, PublicationError
 
 _VERBS = (add_export, add_validate, add_inspect, add_schema)
-_EPILOG = "exit codes: 0 it worked, 1 it did not (the reason is one line on standard error), 2 wrong usage"
+_EPILOG = "exit codes: 0 it worked, 1 it did not, or not all (the reason is one line on standard error), 2 wrong usage"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,10 +56,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--version", action="version", version=f"sb3-clanker {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    parser.set_defaults(check=lambda _: None)  # a verb has its own where its arguments may contradict each other
     for add_verb in _VERBS:
         add_verb(commands)
     try:
-        return parser.parse_args(arguments)
+        options = parser.parse_args(arguments)
+        options.check(options)
+        return options
     finally:
         flush()  # its help is of no use where it cannot be written
 

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from sb3_clanker.errors.root import ClankerError
 
+_NAMED = 3
+"""How many files a message names before it counts the rest."""
+
 
 class MissingFileError(ClankerError, FileNotFoundError):
     """A file that was named is not there.
@@ -119,3 +122,37 @@ class FolderInUseError(ClankerError, OSError):
             f"{path}: another training{process} writes its files here, and the two would overwrite each other's. "
             'Give each training a folder of its own, as save_path="runs/{run}" does.'
         )
+
+
+class FileInTheWayError(ClankerError, FileExistsError):
+    """A file lies where another would be written, and is not certainly an earlier one of the same.
+
+    :ivar path: the file
+    """
+
+    def __init__(self, path: Path, why: str) -> None:
+        self.path = path
+        super().__init__(f"{path}: this file is there already, {why}. Move it away, or overwrite it (--force).")
+
+
+class FilesFailedError(ClankerError, ValueError):
+    """Of several files that were worked on, these failed, each with an error of its own.
+
+    :ivar failed: the files
+    """
+
+    def __init__(self, failed: Sequence[str], n_files: int) -> None:
+        self.failed = tuple(failed)
+        named = ", ".join(failed[:_NAMED]) + (f" and {len(failed) - _NAMED:,} more" if len(failed) > _NAMED else "")
+        super().__init__(f"{len(failed):,} of {n_files:,} failed: {named}.")
+
+
+class WorkerError(ClankerError, ChildProcessError):
+    """The process that worked on a file came to no end of it.
+
+    :ivar path: the file
+    """
+
+    def __init__(self, path: Path, problem: str) -> None:
+        self.path = path
+        super().__init__(f"{path}: the process that worked on it {problem}. Try this file alone.")

@@ -20,6 +20,10 @@ class PolicyFileError(ClankerError, ValueError):
         super().__init__(f"{path or 'these bytes'}: {problem}")
 
 
+class ForeignFileError(PolicyFileError):
+    """An ONNX file that this package did not write: nothing in it is called as in its own files."""
+
+
 class MetadataError(PolicyFileError):
     """The record in the file is damaged.
 

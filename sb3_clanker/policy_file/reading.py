@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sb3_clanker.errors import (
+    ForeignFileError,
     MetadataError,
     MissingFileError,
     PolicyFileError,
@@ -19,7 +20,7 @@ from sb3_clanker.paths import is_file, local_path
 from sb3_clanker.policy_file.consistency import contradictions
 from sb3_clanker.policy_file.container import MalformedContainerError, split_container
 from sb3_clanker.policy_file.documents import decode, parse_json
-from sb3_clanker.policy_file.entries import RECORD_KEY, RESERVED_KEYS, entry_problems
+from sb3_clanker.policy_file.entries import CONTRACT_KEYS, RECORD_KEY, RESERVED_KEYS, SEAL_KEY, entry_problems
 from sb3_clanker.policy_file.record import SCHEMA_VERSION, PolicyMetadata
 from sb3_clanker.policy_file.seal import verified_digest
 from sb3_clanker.public import public
@@ -48,6 +49,8 @@ def _from_first(record: dict[str, Any]) -> dict[str, Any]:
 
 UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_first}
 """For each version before this one, from the fields of such a record to those of the next version."""
+_UNMISTAKABLE = (RECORD_KEY, SEAL_KEY, CONTRACT_KEYS[0])
+"""Keys that no other package writes: with one of them, what lacks the record is damaged."""
 _MAX_RECORD_LENGTH = 1 << 24
 _MAX_FILE_SIZE = (1 << 31) - 1
 """Bytes of an ONNX file, by the format's own limit."""
@@ -76,7 +79,8 @@ def read_metadata(path: str | Path) -> PolicyMetadata:
     :param path: an ``.onnx`` file of this package
     :raises MissingFileError: there is no such file
     :raises UnreadableFileError: it cannot be read
-    :raises PolicyFileError: not an ONNX file, not one of this package, or changed after it was written
+    :raises PolicyFileError: not an ONNX file, or changed after it was written
+    :raises ForeignFileError: not one of this package
     :raises MetadataError: the record is damaged; a bad field is named
     :raises SchemaVersionError: the record is of a version that this reader does not know
 
@@ -120,7 +124,8 @@ def parse(data: bytes, path: Path | None = None) -> PolicyFile:
     except MalformedContainerError as error:
         raise PolicyFileError(path, f"this is not an ONNX file, or it is damaged: {error}.") from error
     if RECORD_KEY not in entries:
-        raise PolicyFileError(
+        foreign = not any(key in entries for key in _UNMISTAKABLE)
+        raise (ForeignFileError if foreign else PolicyFileError)(
             path, f"there is no record {RECORD_KEY!r} in it: not a policy of this package. Export it with sb3_clanker."
         )
     own = {key: value for key, value in entries.items() if key not in RESERVED_KEYS}

@@ -589,10 +589,6 @@ _ERRORS: dict[str, tuple[Arguments, str]] = {
         lambda world, folder: ["inspect", folder / "missing.onnx"],
         "missing.onnx: there is no such policy file. Check the path.",
     ),
-    "inspect, a folder": (
-        lambda world, folder: ["inspect", folder],
-        ": there is no such policy file. Check the path.",
-    ),
     "inspect, no policy": (
         lambda world, folder: ["inspect", world.plain],
         "plain.zip: this is not an ONNX file, or it is damaged: ",
