@@ -6,7 +6,7 @@ import functools
 import importlib.metadata
 import math
 import platform
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 
 from sb3_clanker.actor.normalize import Normalize
 from sb3_clanker.policy_file.record import (
@@ -58,7 +58,9 @@ def describe(
             num_timesteps=now.num_timesteps,
             mean_reward=mean_reward if mean_reward is not None and math.isfinite(mean_reward) else None,
         ),
-        provenance=Provenance(created=datetime.now(UTC).isoformat(timespec="seconds"), versions=dict(_versions())),
+        provenance=Provenance(
+            created=datetime.now(timezone.utc).isoformat(timespec="seconds"), versions=dict(_versions())
+        ),
         checkpoint=checkpoint,
         entries=dict(options.metadata),
     )
