@@ -6,6 +6,8 @@ import argparse
 
 from sb3_clanker.cli.arguments import TRUST, Commands, add_model, load_model
 from sb3_clanker.cli.text import printable, say
+from sb3_clanker.dependencies import required_for
+from sb3_clanker.options import ExportOptions
 from sb3_clanker.targets.check import TARGETS
 
 
@@ -21,8 +23,8 @@ def add_export(commands: Commands) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from sb3_clanker.export.calls import onnx_path, write_policy
-    from sb3_clanker.options import ExportOptions
+    with required_for("sb3-clanker export"):
+        from sb3_clanker.export.calls import onnx_path, write_policy
 
     export_options = ExportOptions(
         opset_version=options.opset, test_vectors=options.test_vectors, target=options.target

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from sb3_clanker.cli.arguments import TRUST, Commands, add_model, load_model
 from sb3_clanker.cli.text import printable, say
+from sb3_clanker.dependencies import required_for
+from sb3_clanker.options import ExportOptions
 from sb3_clanker.policy_file.reading import PolicyFile, read_policy_file
 from sb3_clanker.policy_file.vectors import read_vectors
 from sb3_clanker.run_folder.identity import require_matched
@@ -44,8 +46,8 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _prove_again(file: PolicyFile, options: argparse.Namespace) -> list[str]:
-    from sb3_clanker.export.calls import check_policy
-    from sb3_clanker.options import ExportOptions
+    with required_for("sb3-clanker validate --model"):
+        from sb3_clanker.export.calls import check_policy
 
     model, normalization = load_model(options, file)
     report = check_policy(file.data, file.metadata, model, normalization, ExportOptions())
