@@ -48,6 +48,11 @@ def _done(*command: object, cwd: Path | None = None) -> str:
     return done.stdout
 
 
+@pytest.mark.parametrize("document", ["README.md", "docs/deploying.md", "examples/ros2/README.md"])
+def test_the_documents_say_how(document: str) -> None:
+    assert f"\npip install {' '.join(LIGHT)}\npip install --no-deps sb3-clanker" in (ROOT / document).read_text()
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The package as pip installs it, built from a copy: setuptools writes beside what it builds from."""
