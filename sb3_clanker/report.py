@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import msgspec
 
+from sb3_clanker.display import Shown
 from sb3_clanker.public import public
 
 
@@ -38,6 +40,11 @@ class CrossCheckRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     n_nonfinite: int
     atol: float
     rtol: float
+
+    def __str__(self) -> str:
+        counts = {"mismatches": self.n_mismatches, "ties": self.n_ties}
+        others = "".join(f", {count} {name}" for name, count in counts.items() if count)
+        return f"{self.n_observations} observations, largest difference {self.max_difference:.2g}{others}"
 
 
 class LatencyRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -72,13 +79,15 @@ class StageReport:
 
 
 @public
-@dataclass(kw_only=True)
-class ValidationReport:
+@dataclass(kw_only=True, repr=False)
+class ValidationReport(Shown):
     """What a proof measured.
 
     :ivar stages: the stages in order, up to the first that failed
     :ivar cross_check: the figures of the comparison, None where it was not reached
     """
+
+    _in_short = ("proof", "compared")
 
     stages: list[StageReport] = field(default_factory=list)
     cross_check: CrossCheckRecord | None = None
@@ -88,6 +97,14 @@ class ValidationReport:
         """Whether every stage was reached and passed."""
         reached = [stage.name for stage in self.stages]
         return "cross_check" in reached and all(stage.passed for stage in self.stages)
+
+    def facts(self) -> Iterator[tuple[str, str]]:
+        failed = "".join(f" at {stage.name}" for stage in self.stages if not stage.passed)
+        yield "proof", "passed" if self.passed else f"FAILED{failed}" if failed else "not finished"
+        if self.cross_check is not None:
+            yield "compared", str(self.cross_check)
+        for stage in self.stages:
+            yield stage.name, f"{'ok' if stage.passed else 'FAILED'}, {1e3 * stage.seconds:.1f} ms: {stage.detail}"
 
     def __str__(self) -> str:
         return "\n".join(

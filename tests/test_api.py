@@ -56,6 +56,7 @@ OnnxCheckpointCallback(save_path: str | Path | None = None, *, eval_env: gym.Env
     .update_child_locals(self, locals_: dict[str, Any]) -> None
 OnnxPolicy(path: str | Path)
     .action_space
+    .facts(self) -> Iterator[tuple[str, str]]
     .from_bytes(data: bytes, metadata: PolicyMetadata | None = None, *, trusted: bool = False) -> OnnxPolicy
     .from_file(file: PolicyFile) -> OnnxPolicy
     .from_runner(runner: Runner, metadata: PolicyMetadata) -> OnnxPolicy

@@ -19,7 +19,7 @@ from sb3_clanker import ExportOptions, OnnxPolicy, PolicyMetadata, export_policy
 from sb3_clanker.cli.main import main
 from sb3_clanker.policy_file.container import split_container
 from sb3_clanker.policy_file.documents import json_schema
-from sb3_clanker.targets.check import TARGETS
+from sb3_clanker.targets.check import TARGETS, check_target
 from tests.support import OBSERVATIONS
 from tests.worlds import BOX_ACTION, BOX_OBSERVATION, SpacesEnv, make_model
 
@@ -145,6 +145,14 @@ def test_the_loop_in_python_plays(policies: list[Path]) -> None:
     exec(loop, names)  # noqa: S102 - a program of our own
     assert names["action"].shape == (2,)
     assert [part.shape for part in names["state"]] == [(1, 1, 16)] * 2
+
+
+def test_the_export_for_a_target_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    *_, export = re.findall(r"```python\n(.*?)```", (DOCS / "deploying.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    names = {"export_policy": export_policy, "ExportOptions": ExportOptions, "model": make_model()}
+    exec(export, names)  # noqa: S102 - a program of our own
+    assert check_target(read_metadata(tmp_path / "arm.onnx"), "clankers").accepts
 
 
 @pytest.mark.parametrize("name", ["file-format.md", "deploying.md"])

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 
 from sb3_clanker.cli.arguments import TRUST, Commands, add_model, load_model
-from sb3_clanker.cli.text import printable, say
+from sb3_clanker.cli.text import say
 from sb3_clanker.dependencies import required_for
+from sb3_clanker.display import printable
 from sb3_clanker.options import ExportOptions
 from sb3_clanker.targets.check import TARGETS
 

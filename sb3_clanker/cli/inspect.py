@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sb3_clanker.cli.arguments import Commands
-from sb3_clanker.cli.text import printable, say
+from sb3_clanker.cli.text import say
+from sb3_clanker.display import printable
 from sb3_clanker.errors import TargetError
 from sb3_clanker.policy_file.documents import encode
 from sb3_clanker.policy_file.reading import read_metadata
 from sb3_clanker.policy_file.record import PolicyMetadata
 from sb3_clanker.targets.check import TARGETS, TargetReport, check_target
-from sb3_clanker.targets.target import shown
 
 _WIDEST_LABEL = 40
 
@@ -47,26 +47,6 @@ def _verdict(report: TargetReport) -> Iterator[str]:
 
 
 def _summary(metadata: PolicyMetadata) -> Iterator[str]:
-    facts = list(_facts(metadata))
+    facts = [*metadata.facts(), ("digest", f"{metadata.digest} (verified)")]
     width = min(max(len(label) for label, _ in facts), _WIDEST_LABEL)
     return (printable(f"{label:<{width}}  {text}") for label, text in facts)
-
-
-def _facts(metadata: PolicyMetadata) -> Iterator[tuple[str, str]]:
-    check, training = metadata.cross_check, metadata.training
-    reward = "" if training.mean_reward is None else f", mean reward {training.mean_reward:.2f}"
-    yield "policy", f"{metadata.algorithm} ({metadata.policy_class})"
-    yield "trained", f"{training.num_timesteps:,} timesteps{reward}"
-    if check is not None:
-        yield "proven", f"{check.n_observations} observations, largest difference {check.max_difference:.2g}"
-    yield "observation space", str(metadata.observation_space)
-    yield "action space", str(metadata.action_space)
-    yield from (("input", f"{shown(spec)}: {spec.meaning}") for spec in metadata.inputs)
-    yield from (("output", f"{shown(spec)}: {spec.meaning}") for spec in metadata.outputs)
-    yield "normalization", metadata.normalization.status
-    yield "opset", f"{metadata.opset_version} (IR version {metadata.ir_version})"
-    yield "created", metadata.provenance.created
-    if metadata.checkpoint is not None:
-        yield from (("belongs to", file.name) for file in metadata.checkpoint.files)
-    yield from metadata.entries.items()
-    yield "digest", f"{metadata.digest} (verified)"

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from sb3_clanker.display import printable
 from sb3_clanker.errors import PublicationError
 
 
@@ -27,11 +28,6 @@ def complain(message: object) -> None:
         line = printable(" ".join(str(message).split()))
         with suppress(OSError):
             print(f"sb3-clanker: {line}", file=sys.stderr, flush=True)
-
-
-def printable(text: str) -> str:
-    """A text from a file, without what would steer a terminal or cannot be written."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def flush() -> None:

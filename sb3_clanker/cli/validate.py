@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 
 from sb3_clanker.cli.arguments import TRUST, Commands, add_model, load_model
-from sb3_clanker.cli.text import printable, say
+from sb3_clanker.cli.text import say
 from sb3_clanker.dependencies import required_for
+from sb3_clanker.display import printable
 from sb3_clanker.options import ExportOptions
 from sb3_clanker.policy_file.reading import PolicyFile, read_policy_file
 from sb3_clanker.policy_file.vectors import read_vectors

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+from sb3_clanker.display import Shown
 from sb3_clanker.export.exporter import Exporter, ProvenPolicy
 from sb3_clanker.policy_file.record import CheckpointRecord, PolicyMetadata
 from sb3_clanker.public import public
@@ -18,8 +19,8 @@ from sb3_clanker.run_folder.publication import Publication, Write, ensure_folder
 
 
 @public
-@dataclass(frozen=True, kw_only=True)
-class ExportReport:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class ExportReport(Shown):
     """What an export did.
 
     :ivar path: the file
@@ -30,11 +31,19 @@ class ExportReport:
     :ivar metadata: what the file says of itself
     """
 
+    _in_short = ("file", "size", "proven")
+
     path: Path
     size: int
     seconds: dict[str, float]
     validation: ValidationReport
     metadata: PolicyMetadata
+
+    def facts(self) -> Iterator[tuple[str, str]]:
+        yield "file", str(self.path)
+        yield "size", f"{self.size:,} bytes"
+        yield from self.metadata.facts()
+        yield from (("seconds", f"{stage} {seconds:.3f}") for stage, seconds in self.seconds.items())
 
 
 def to_write(proven: ProvenPolicy) -> dict[FileKind, Write]:

@@ -6,10 +6,12 @@ To change the record: add, rename or drop fields, raise ``SCHEMA_VERSION`` by on
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 import msgspec
 
+from sb3_clanker.display import Shown
 from sb3_clanker.policy_file.spaces import LeafSpace, ObservationSpace
 from sb3_clanker.policy_file.tensors import Sampling, TensorSpec
 from sb3_clanker.public import public
@@ -108,7 +110,7 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 @public
-class PolicyMetadata(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class PolicyMetadata(Shown, msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything that a file says of itself.
 
     :ivar schema_version: version of this record
@@ -136,6 +138,8 @@ class PolicyMetadata(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     :ivar entries: the caller's own flat keys (beside the record, not in it)
     """
 
+    _in_short = ("policy", "trained", "proven")
+
     schema_version: int = SCHEMA_VERSION
     algorithm: str
     policy_class: str
@@ -159,3 +163,20 @@ class PolicyMetadata(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     latency: LatencyRecord | None = None
     digest: str = ""
     entries: dict[str, str] = {}
+
+    def facts(self) -> Iterator[tuple[str, str]]:
+        reward = "" if self.training.mean_reward is None else f", mean reward {self.training.mean_reward:.2f}"
+        yield "policy", f"{self.algorithm} ({self.policy_class})"
+        yield "trained", f"{self.training.num_timesteps:,} timesteps{reward}"
+        if self.cross_check is not None:
+            yield "proven", str(self.cross_check)
+        yield "observation space", str(self.observation_space)
+        yield "action space", str(self.action_space)
+        yield from (("input", f"{spec}: {spec.meaning}") for spec in self.inputs)
+        yield from (("output", f"{spec}: {spec.meaning}") for spec in self.outputs)
+        yield "normalization", self.normalization.status
+        yield "opset", f"{self.opset_version} (IR version {self.ir_version})"
+        yield "created", self.provenance.created
+        if self.checkpoint is not None:
+            yield from (("belongs to", file.name) for file in self.checkpoint.files)
+        yield from self.entries.items()

@@ -42,6 +42,9 @@ class TensorSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     names: tuple[str, ...] | None = None
     units: tuple[str, ...] | None = None
 
+    def __str__(self) -> str:
+        return f"{self.name} {self.dtype} [{', '.join(map(str, self.shape))}]"
+
 
 BATCH = "batch"
 """Name of the dynamic dimension."""

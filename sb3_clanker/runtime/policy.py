@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sb3_clanker.display import Shown
 from sb3_clanker.errors import (
     InferenceError,
     ObservationError,
@@ -36,7 +37,7 @@ _NO_CONTEXT: dict[str, Any] = {"state": None, "episode_start": None, "action_mas
 
 
 @public
-class OnnxPolicy:
+class OnnxPolicy(Shown):
     """A trained policy, loaded from an ``.onnx`` file of this package.
 
     ``predict`` takes and returns what Stable-Baselines3's own does, so the policy can stand where an algorithm is
@@ -56,6 +57,7 @@ class OnnxPolicy:
     >>> action, _ = policy.predict(np.zeros(4, dtype=np.float32))  # doctest: +SKIP
     """
 
+    _in_short = PolicyMetadata._in_short
     metadata: PolicyMetadata
 
     def __init__(self, path: str | Path) -> None:
@@ -111,6 +113,9 @@ class OnnxPolicy:
     def action_space(self) -> spaces.Space[Any]:
         """Space of the actions, built on demand (needs gymnasium)."""
         return self.metadata.action_space.to_gymnasium()
+
+    def facts(self) -> Iterator[tuple[str, str]]:
+        return self.metadata.facts()
 
     def predict(
         self,

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from sb3_clanker.policy_file.record import PolicyMetadata
 from sb3_clanker.policy_file.spaces import ObservationSpace
 from sb3_clanker.policy_file.tensors import BATCH, TensorSpec
-from sb3_clanker.targets.target import Mode, Signature, Target, TargetName, is_static, listed, shown
+from sb3_clanker.targets.target import Mode, Signature, Target, TargetName, is_static, listed
 
 IMAGE = "image"
 """What it calls the input of its camera."""
@@ -80,7 +80,7 @@ def _vector_problems(observed: Mapping[str, TensorSpec]) -> Iterator[str]:
     yield from _float32_problems(spec)
     if (spec.layout is None and len(spec.shape) != 2) or not is_static(spec):
         yield (
-            f"{shown(spec)} is not [batch, width], and the loader feeds one row of numbers: flatten the observation "
+            f"{spec} is not [batch, width], and the loader feeds one row of numbers: flatten the observation "
             "with gymnasium's FlattenObservation, or observe a Dict of image and joint_positions"
         )
 
@@ -95,13 +95,13 @@ def _vision_problems(observed: Mapping[str, TensorSpec]) -> Iterator[str]:
         yield from _float32_problems(image)
         if len(image.shape) != 4 or not is_static(image) or image.layout == "channels_last":
             yield (
-                f"{shown(image)} is not [batch, channels, height, width]: "
+                f"{image} is not [batch, channels, height, width]: "
                 "use an image of three dimensions, and channels_last=False"
             )
     if (joints := observed.get(_JOINTS)) is not None:
         yield from _float32_problems(joints)
         if len(joints.shape) != 2 or not is_static(joints):
-            yield f"{shown(joints)} is not [batch, joints]: use a Box of one dimension"
+            yield f"{joints} is not [batch, joints]: use a Box of one dimension"
 
 
 def _pixel_problems(observed: Mapping[str, TensorSpec], space: ObservationSpace) -> Iterator[str]:
@@ -113,7 +113,7 @@ def _pixel_problems(observed: Mapping[str, TensorSpec], space: ObservationSpace)
     low, high = leaf.bounds()
     if (low < 0.0).any() or (high > 1.0).any():
         yield (
-            f"{shown(image)} was trained on values from {low.min():g} to {high.max():g}, and the loader feeds 0 to 1: "
+            f"{image} was trained on values from {low.min():g} to {high.max():g}, and the loader feeds 0 to 1: "
             "train on bytes (uint8, 0 to 255) that VecNormalize leaves alone (norm_obs_keys), or on floats from 0 to 1"
         )
 
@@ -124,9 +124,9 @@ def _action_problems(outputs: tuple[TensorSpec, ...]) -> Iterator[str]:
         yield f"of the outputs {listed(spec.name for spec in outputs)}, not exactly one is the action: export it again"
     for spec in actions:
         if spec.dtype != "float32" or len(spec.shape) < 2 or not is_static(spec):
-            yield f"{shown(spec)} is not float32 [batch, width]: use an action space of at least one element"
+            yield f"{spec} is not float32 [batch, width]: use an action space of at least one element"
 
 
 def _float32_problems(spec: TensorSpec) -> Iterator[str]:
     if spec.dtype != "float32":
-        yield f"{shown(spec)} is not float32: export with ExportOptions(target='clankers')"
+        yield f"{spec} is not float32: export with ExportOptions(target='clankers')"

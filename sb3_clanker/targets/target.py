@@ -63,11 +63,6 @@ def is_static(spec: TensorSpec) -> bool:
     return all(isinstance(dim, int) and dim > 0 for dim in spec.shape[1:])
 
 
-def shown(spec: TensorSpec) -> str:
-    """A tensor, for a message."""
-    return f"{spec.name} {spec.dtype} [{', '.join(map(str, spec.shape))}]"
-
-
 def listed(names: Iterable[str]) -> str:
     """Names, for a message."""
     return ", ".join(names) or "none"

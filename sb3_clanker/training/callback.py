@@ -21,16 +21,10 @@ from sb3_clanker.run_folder.names import BEST, FINAL, Checkpoint, FileKind
 from sb3_clanker.run_folder.retention import Retention
 from sb3_clanker.sb3.normalization import Normalization, resolve_normalization
 from sb3_clanker.training import settings
-from sb3_clanker.training.evaluation import (
-    EvaluationLog,
-    OnNewBest,
-    continue_log,
-    evaluate,
-    evaluation_of,
-)
+from sb3_clanker.training.evaluation import EvaluationLog, OnNewBest, continue_log, evaluate, evaluation_of
 from sb3_clanker.training.follow import Followed, follow
 from sb3_clanker.training.interruption import indivisible
-from sb3_clanker.training.outcome import ExportFailure, record_exports, sum_up
+from sb3_clanker.training.outcome import ExportFailure, dump_exports, record_exports, say_written, sum_up
 from sb3_clanker.training.place import Place, places_of
 from sb3_clanker.training.placeholders import RunPath, fill_in
 from sb3_clanker.training.run import Training, event_of
@@ -92,10 +86,12 @@ class OnnxCheckpointCallback(BaseCallback):
     :param on_error: what a failed export does after the first step: ``"warn"`` logs and counts it, and training goes
         on; ``"raise"`` raises
     :param options: options of every export; also as a mapping, as a YAML file gives it
-    :param verbose: 0 for no output, 1 for evaluations and exports, 2 for debug messages
+    :param verbose: 0 for no output, 1 for evaluations, exports and a summary, in the log where that is shown, else on
+        standard output; 2 for debug messages
     :raises OptionError: a value is out of its range
     :ivar save_path: the folder, absolute; before the training begins, with its placeholders
-    :ivar reports: what each export did, in order
+    :ivar reports: what each export did, in order; ``self.parent.parent.reports`` in ``callback_on_new_best``, after the
+        best is written, and in ``callback_after_eval``
     :ivar failures: what failed, in order
 
     >>> callback = OnnxCheckpointCallback("runs/cartpole", eval_env=eval_env)  # doctest: +SKIP
@@ -236,6 +232,7 @@ class OnnxCheckpointCallback(BaseCallback):
             settings.require_alike(self.training_env, self.evaluation.eval_env)
             self.evaluation.log_path = None  # it would make the folder of one
             self.evaluation.init_callback(self.model)
+            self.evaluation.parent = self
             if log is not None:
                 self.evaluation.log_path = cast("Any", EvaluationLog(log, raises=self.on_error == "raise"))
         training.at_start(lambda: self._look_back(training, log))
@@ -313,6 +310,8 @@ class OnnxCheckpointCallback(BaseCallback):
             self.evaluation.on_training_end()
         if self._has_final:
             self._write_final()
+        if self.reports or self.failures:
+            dump_exports(self.logger, self.num_timesteps, self.reports, self.failures)
 
     @property
     def _has_final(self) -> bool:
@@ -325,10 +324,10 @@ class OnnxCheckpointCallback(BaseCallback):
             self._publish(FINAL)
 
     def _leave(self) -> None:
-        """The training is over, whoever else is a callback of it: sum up what failed."""
+        """The training is over, whoever else is a callback of it: sum up."""
         self._training, self._places, self._followed = None, {}, ()
         n_reports, n_failures = self._counted
-        sum_up(self.reports[n_reports:], self.failures[n_failures:])
+        sum_up(self.reports[n_reports:], self.failures[n_failures:], verbose=self.verbose)
 
     def _publish_best(self) -> None:
         evaluation = self.evaluation or self._above
@@ -395,7 +394,7 @@ class OnnxCheckpointCallback(BaseCallback):
         )
         self.reports.append(report)
         if self.verbose >= 1:
-            _logger.info("Wrote %s: %s", report.path, report.validation.stages[-1].detail)
+            say_written(report)
 
     def _normalization(self) -> Normalization:
         return resolve_normalization(self.model, "auto")
