@@ -148,6 +148,12 @@ def test_the_command_line_finds_what_is_wrong(robot: Path, folder: Path, tmp_pat
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
 
 
+def test_a_reader_of_the_help_may_want_no_more(robot: Path) -> None:
+    command = '"$0" -u -m sb3_clanker inspect --help | true'
+    done = _do("bash", "-o", "pipefail", "-c", command, robot / "python")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 @pytest.mark.parametrize(
     ("code", "message", "install"),
     [
