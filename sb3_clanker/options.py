@@ -49,9 +49,10 @@ class ExportOptions:
     :param control_period: seconds from one action to the next
     :param test_vectors: how many test vectors to write to ``NAME.vectors.json`` beside the file, at most, for consumers
         that prove themselves; None (the default) writes none
-    :param target: the program that has to take the file: ``"clankers"``, ``"onnxruntime-web"`` or ``"tract"``. What it
-        cannot take is refused before anything is traced; for clankers, images become float32, 0 to 1. None (the
-        default) holds the file to the contract alone
+    :param target: the program that has to take the file: ``"clankers"``, ``"godot"``, ``"onnxruntime-web"`` or
+        ``"tract"``. What it cannot take is refused before anything is traced; for clankers, images become float32, 0 to
+        1; for godot, inputs and outputs are those of the plugin of godot_rl_agents. None (the default) holds the file
+        to the contract alone
     :param metadata: the caller's own entries, stored in the file as flat keys
     :raises OptionError: a value is out of its range
     :raises UnsupportedOpsetError: ``opset_version`` is not one of the supported

@@ -45,12 +45,12 @@ NonFiniteWeightsError (ClankerError, ValueError)
 NormalizationError (ClankerError, ValueError)
 ObservationError (ClankerError, ValueError)
 OnnxCheckpointCallback(save_path: str | Path | None = None, *, eval_env: gym.Env[Any, Any] | VecEnv | None = None,
-        eval_freq: int = 10000, n_eval_episodes: int = 5, deterministic: bool = True, render: bool = False, warn: bool
-        = True, log_path: str | Path | None = None, callback_on_new_best: BaseCallback | None = None,
-        callback_after_eval: BaseCallback | None = None, save_freq: int | None = None, name_prefix: str = 'rl_model',
-        save_replay_buffer: bool = False, keep_last: int | None = None, save_final: bool = True, overwrite: bool =
-        False, on_error: Literal['warn', 'raise'] = 'warn', options: OptionsSource = ExportOptions(), verbose: int =
-        0)
+        best_of: Literal['evaluation', 'rollout'] = 'evaluation', eval_freq: int = 10000, n_eval_episodes: int = 5,
+        deterministic: bool = True, render: bool = False, warn: bool = True, log_path: str | Path | None = None,
+        callback_on_new_best: BaseCallback | None = None, callback_after_eval: BaseCallback | None = None, save_freq:
+        int | None = None, name_prefix: str = 'rl_model', save_replay_buffer: bool = False, keep_last: int | None =
+        None, save_final: bool = True, overwrite: bool = False, on_error: Literal['warn', 'raise'] = 'warn', options:
+        OptionsSource = ExportOptions(), verbose: int = 0)
     .best_mean_reward
     .last_mean_reward
     .update_child_locals(self, locals_: dict[str, Any]) -> None
@@ -75,7 +75,7 @@ OptionError (ClankerError, ValueError)
 PolicyFileError (ClankerError, ValueError)
 PolicyMetadata: schema_version, algorithm, policy_class, observation_space, action_space, inputs, outputs,
         predict_dtype, recurrent, sampling, opset_version, ir_version, normalization, frame_stacks, environment,
-        control_period, training, provenance, checkpoint, cross_check, latency, digest, entries
+        environment_spec, control_period, training, provenance, checkpoint, cross_check, latency, digest, entries
 PrecisionError (ClankerError, ValueError)
 PrecisionWarning (ClankerWarning)
 PublicationError (ClankerError, OSError)

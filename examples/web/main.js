@@ -98,7 +98,7 @@ function showFacts(record, size) {
   const facts = {
     File: decodeURIComponent(modelUrl.pathname.split("/").at(-1)),
     Algorithm: record?.algorithm,
-    "Mean reward": training?.mean_reward?.toFixed(1),
+    "Mean reward": training?.evaluation?.mean_reward?.toFixed(1),
     "Trained for": training && `${grouped(training.num_timesteps)} timesteps`,
     Size: `${(size / 1024).toFixed(1)} KB`,
     Normalization: normalization && (normalization.status === "none" ? "none" : "in the graph"),

@@ -21,11 +21,12 @@ from sb3_clanker.actor.observation import observation_inputs
 from sb3_clanker.errors import UnsupportedPolicyError
 from sb3_clanker.options import ExportOptions
 from sb3_clanker.policy_file.bounds import round_inward
+from sb3_clanker.policy_file.dialects import ONE_HOT
 from sb3_clanker.policy_file.spaces import describe_space
 from sb3_clanker.policy_file.tensors import BATCH, TensorSpec
 from sb3_clanker.sb3.compiled import uncompiled, uncompiled_name
 from sb3_clanker.sb3.statistics import Statistics
-from sb3_clanker.targets.check import feeds_unit_images, unused_inputs
+from sb3_clanker.targets.check import dialect_for, feeds_unit_images, unused_inputs
 
 _MASKABLE = "sb3_contrib.common.maskable.policies"
 _RECURRENT = "sb3_contrib.common.recurrent.policies"
@@ -61,16 +62,21 @@ class Actor(nn.Module):
         self.action_space = describe_space(policy.action_space, "action")
         self.action_dim = self.action_space.n_elements
 
+        self.dialect = dialect = dialect_for(options.target)
         leaves = observation_inputs(
-            self.observation_space, statistics, options.channels_last, feeds_unit_images(options.target)
+            self.observation_space, statistics, options.channels_last, feeds_unit_images(options.target), dialect
         )
         self.observation = nn.ModuleList(leaves)
         observed = label_observations([leaf.spec for leaf in leaves], self.observation_space, options)
-        self.inputs = (*observed, *self._further_inputs(), *unused_inputs(options.target, observed))
-        shape, meaning = (BATCH, self.action_dim), self.action_space.action_meaning
-        action = TensorSpec(name="action", dtype="float32", shape=shape, role="action", meaning=meaning)
+        echo = dialect.echo_specs()
+        self.inputs = (*observed, *self._further_inputs(), *unused_inputs(options.target, observed), *echo[:1])
+        self._one_hot = dialect.one_hot and not self.action_space.is_continuous
+        shape = (BATCH, dialect.action_width(self.action_space))
+        meaning = ONE_HOT if self._one_hot else self.action_space.action_meaning
+        action = TensorSpec(name=dialect.action, dtype="float32", shape=shape, role="action", meaning=meaning)
         self.extra = extra_outputs(policy, tuple(options.further_outputs), self.action_space, self.recurrent)
-        self.outputs = (label_action(action, self.action_space, options), *self._next_state(), *self.extra.specs)
+        action = label_action(action, self.action_space, options)
+        self.outputs = (action, *self._next_state(), *echo[1:], *self.extra.specs)
         if self.action_space.is_continuous:
             box: Any = policy.action_space  # in its own type, as in unscale_action
             low, high = box.low.reshape(-1), box.high.reshape(-1)
@@ -88,7 +94,8 @@ class Actor(nn.Module):
         observation = self._observe(inputs)
         context = self._context(*inputs[len(self.observation) :])
         outputs = self._act(observation, context)
-        return (*outputs, *self.extra.compute(self.policy, observation, context))
+        echo = (inputs[-1].clone(),) if self.dialect.echo else ()
+        return (*outputs, *echo, *self.extra.compute(self.policy, observation, context))
 
     def _context(self, *_: th.Tensor) -> dict[str, Any]:
         """What the policy's methods take beside the observation."""
@@ -110,10 +117,18 @@ class Actor(nn.Module):
         """
         action = action.reshape(-1, self.action_dim)
         if not self.action_space.is_continuous:
-            return action.to(th.float32)
+            action = action.to(th.float32)
+            return self._to_one_hot(action) if self._one_hot else action
         if self.policy.squash_output:
             action = self.action_low + 0.5 * (action + 1.0) * self.action_range
         return th.minimum(th.maximum(action, self.action_low), self.action_high)
+
+    def _to_one_hot(self, action: th.Tensor) -> th.Tensor:
+        """A number for each choice, 1 for those that are made."""
+        choices = self.action_space.choices
+        dims = [dim for dim, n in enumerate(choices) for _ in range(n)]
+        indices = [float(index) for n in choices for index in range(n)]
+        return (action.index_select(1, th.tensor(dims)) == th.tensor(indices)).to(th.float32)
 
     def example_inputs(self) -> tuple[th.Tensor, ...]:
         """A batch of two: a batch of one would freeze the batch dimension in a trace."""

@@ -6,6 +6,7 @@ everything else.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -19,6 +20,7 @@ from torch import nn
 from sb3_clanker.actor.normalize import Normalize
 from sb3_clanker.errors import NormalizationError, PrecisionError, PrecisionWarning
 from sb3_clanker.errors.warnings import warn
+from sb3_clanker.policy_file.dialects import CONTRACT, Dialect
 from sb3_clanker.policy_file.spaces import LeafSpace, ObservationSpace, describe_space
 from sb3_clanker.policy_file.tensors import BATCH, LARGEST_BYTE, Layout, TensorSpec
 from sb3_clanker.sb3.statistics import Statistics
@@ -49,6 +51,7 @@ class ObservationInput(nn.Module):
     :param statistics: what VecNormalize knows of it, or None
     :param channels_last: whether an image is passed as height, width, channels
     :param unit_images: whether an image is passed as float32 from 0 to 1, each byte divided by 255
+    :param flat: whether anything but an image is passed as a row of numbers
     :ivar spec: what the input is
     """
 
@@ -60,13 +63,15 @@ class ObservationInput(nn.Module):
         statistics: Statistics | None,
         channels_last: bool,
         unit_images: bool = False,
+        flat: bool = False,
     ) -> None:
         super().__init__()
         self._space = space
         of_bytes = is_image(space)
         self._transposes = channels_last and (of_bytes or _is_float_image(space))
         self.normalize = None if statistics is None else Normalize(statistics)
-        self.spec = _spec(key, name, space, of_bytes, self._transposes, of_bytes and unit_images)
+        self.spec = _spec(key, name, space, of_bytes, self._transposes, of_bytes and unit_images, flat)
+        self._reshapes = self.spec.layout is None and self.spec.shape[1:] != space.shape
 
     def forward(self, tensor: th.Tensor) -> th.Tensor:
         """What ``obs_to_tensor`` makes of raw observations, normalized."""
@@ -74,15 +79,19 @@ class ObservationInput(nn.Module):
             tensor = (tensor.clamp(0.0, 1.0) * self.spec.divisor).floor().to(th.uint8)
         if self._transposes:
             tensor = tensor.permute(0, 3, 1, 2)
+        if self._reshapes:
+            tensor = tensor.reshape(-1, *self._space.shape)
         if self.normalize is not None:
             return self.normalize(tensor)  # type: ignore[no-any-return]
-        if self._space.input_shape != self._space.shape:
-            tensor = tensor.reshape(-1, *self._space.shape)
         return tensor.to(th.int64) if self._space.is_categorical else tensor
 
 
 def observation_inputs(
-    space: ObservationSpace, statistics: Mapping[str | None, Statistics], channels_last: bool, unit_images: bool = False
+    space: ObservationSpace,
+    statistics: Mapping[str | None, Statistics],
+    channels_last: bool,
+    unit_images: bool = False,
+    dialect: Dialect = CONTRACT,
 ) -> list[ObservationInput]:
     """One input for each leaf of an observation space.
 
@@ -90,15 +99,16 @@ def observation_inputs(
     :param statistics: what VecNormalize knows, by key or under None
     :param channels_last: whether images are passed as height, width, channels
     :param unit_images: whether images are passed as float32 from 0 to 1, in place of uint8; one alone is ``image`` then
+    :param dialect: how the file is laid out
     :raises NormalizationError: the statistics do not fit the space
     """
     leaves = space.leaves()
     _check_statistics(statistics, leaves)
-    names = _input_names(leaves)
+    names = _input_names(leaves, dialect)
     if unit_images and None in leaves and is_image(leaves[None]):
         names[None] = IMAGE
     return [
-        ObservationInput(key, names[key], leaf, statistics.get(key), channels_last, unit_images)
+        ObservationInput(key, names[key], leaf, statistics.get(key), channels_last, unit_images, dialect.flat)
         for key, leaf in leaves.items()
     ]
 
@@ -151,15 +161,16 @@ def _lost(statistics: Statistics, whole: bool) -> tuple[float, float]:
     return float(lost.max(initial=0.0)), float(really_lost.max(initial=0.0))
 
 
-def _input_names(keys: Iterable[str | None]) -> dict[str | None, str]:
+def _input_names(keys: Iterable[str | None], dialect: Dialect) -> dict[str | None, str]:
     """A name for each key: the key itself, unless it is taken or not fit for a name in every consumer's language."""
     names: dict[str | None, str] = {}
     keys = list(keys)
-    taken = {key for key in keys if key is not None and _is_plain(key)}
+    plain = {key for key in keys if key is not None and _is_plain(key, dialect)}
+    taken = set(plain)
     for key in keys:
         if key is None:
             names[key] = OBSERVATION
-        elif _is_plain(key):
+        elif key in plain:
             names[key] = key
         else:
             stem = name = "obs_" + re.sub(r"[^A-Za-z0-9_]", "_", key)
@@ -172,8 +183,11 @@ def _input_names(keys: Iterable[str | None]) -> dict[str | None, str]:
     return names
 
 
-def _is_plain(key: str) -> bool:
-    return bool(_PLAIN_NAME.fullmatch(key)) and key not in RESERVED_NAMES
+def _is_plain(key: str, dialect: Dialect) -> bool:
+    if dialect.flat and key == OBSERVATION:
+        return True
+    reserved = (*RESERVED_NAMES, dialect.action, *(dialect.echo or ()))
+    return bool(_PLAIN_NAME.fullmatch(key)) and key not in reserved
 
 
 def _is_float_image(space: LeafSpace) -> bool:
@@ -183,7 +197,7 @@ def _is_float_image(space: LeafSpace) -> bool:
 
 
 def _spec(
-    key: str | None, name: str, space: LeafSpace, of_bytes: bool, transposes: bool, takes_unit: bool
+    key: str | None, name: str, space: LeafSpace, of_bytes: bool, transposes: bool, takes_unit: bool, flat: bool
 ) -> TensorSpec:
     shape, meaning = space.input_shape, space.observation_meaning
     layout: Layout | None = None
@@ -192,6 +206,9 @@ def _spec(
         shape = (*shape[1:], shape[0]) if transposes else shape
         meaning = "raw image, 0 to 255" if of_bytes else "raw image"
         meaning = "image from 0 to 1: each byte divided by 255" if takes_unit else meaning
+    elif flat:
+        shape = (math.prod(space.shape),)
+        meaning += ", flattened in row-major order" if len(space.shape) > 1 else ""
     return TensorSpec(
         name=name,
         dtype="uint8" if of_bytes and not takes_unit else "float32",

@@ -8,9 +8,12 @@ import math
 import platform
 from datetime import datetime, timezone
 
+from msgspec.structs import replace
+
 from sb3_clanker.actor.normalize import Normalize
 from sb3_clanker.policy_file.record import (
     CheckpointRecord,
+    EvaluationRecord,
     FrameStackRecord,
     PolicyMetadata,
     Provenance,
@@ -28,13 +31,13 @@ _PACKAGES = (
 
 
 def describe(
-    now: Instant, predict_dtype: str, mean_reward: float | None, checkpoint: CheckpointRecord | None
+    now: Instant, predict_dtype: str, evaluation: EvaluationRecord | None, checkpoint: CheckpointRecord | None
 ) -> PolicyMetadata:
     """The record, but for what its proof will find.
 
     :param now: the policy
     :param predict_dtype: the type of the actions that Stable-Baselines3 returns
-    :param mean_reward: of the evaluation that led to this export
+    :param evaluation: what made the policy the best, or else the last one before
     :param checkpoint: the other files of the same instant
     """
     actor, options = now.actor, now.options
@@ -53,17 +56,22 @@ def describe(
         normalization=now.normalization.record(),
         frame_stacks=_frame_stack_records(now.normalization),
         environment=now.environment,
+        environment_spec=now.environment_spec,
         control_period=options.control_period,
-        training=TrainingRecord(
-            num_timesteps=now.num_timesteps,
-            mean_reward=mean_reward if mean_reward is not None and math.isfinite(mean_reward) else None,
-        ),
+        training=TrainingRecord(num_timesteps=now.num_timesteps, evaluation=evaluation and _finite(evaluation)),
         provenance=Provenance(
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"), versions=dict(_versions())
         ),
         checkpoint=checkpoint,
         entries=dict(options.metadata),
     )
+
+
+def _finite(evaluation: EvaluationRecord) -> EvaluationRecord:
+    """An evaluation without what JSON cannot say."""
+    numbers = {name: getattr(evaluation, name) for name in ("mean_reward", "std_reward")}
+    unknown = {name: None for name, value in numbers.items() if value is not None and not math.isfinite(value)}
+    return replace(evaluation, **unknown)
 
 
 def _frame_stack_records(normalization: Normalization) -> tuple[FrameStackRecord, ...]:

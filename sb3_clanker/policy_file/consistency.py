@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from sb3_clanker.policy_file.dialects import Dialect, dialect_of
 from sb3_clanker.policy_file.spaces import LeafSpace, ObservationSpace
 from sb3_clanker.policy_file.tensors import BATCH, LARGEST_BYTE, Sampling, TensorSpec
 
@@ -36,9 +37,10 @@ def contradictions(
     if predict_dtype not in _NUMBERS:
         problems.append(f"predict_dtype: expected the name of a type of numbers, got {predict_dtype!r}")
     if not problems:
-        problems += [f"inputs: {problem}" for problem in _in_inputs(observation_space, inputs)]
-        problems += [f"inputs: {problem}" for problem in _in_unused(inputs)]
-        problems += [f"outputs: {problem}" for problem in _in_outputs(action_space, outputs)]
+        dialect = dialect_of(outputs)
+        problems += [f"inputs: {problem}" for problem in _in_inputs(observation_space, inputs, dialect)]
+        problems += [f"inputs: {problem}" for problem in _in_unused(inputs, dialect)]
+        problems += [f"outputs: {problem}" for problem in _in_outputs(action_space, outputs, dialect)]
         if not problems and not (_carry_state(inputs, outputs) if recurrent else _carry_no_state(inputs)):
             problems.append(f"recurrent: it is {recurrent}, which does not fit the inputs and outputs")
         if sampling is not None and not _can_sample(sampling, action_space, outputs):
@@ -99,7 +101,7 @@ def _in_leaf(space: LeafSpace) -> Iterator[str]:
     yield from space.contradictions()
 
 
-def _in_inputs(space: ObservationSpace, inputs: tuple[TensorSpec, ...]) -> Iterator[str]:
+def _in_inputs(space: ObservationSpace, inputs: tuple[TensorSpec, ...], dialect: Dialect) -> Iterator[str]:
     leaves = space.leaves()
     specs = [spec for spec in inputs if spec.role == "observation"]
     observed = {spec.key: spec for spec in specs}
@@ -107,7 +109,7 @@ def _in_inputs(space: ObservationSpace, inputs: tuple[TensorSpec, ...]) -> Itera
         yield "they are not one for each observation"
         return
     for key, leaf in leaves.items():
-        spec, shape = observed[key], leaf.input_shape
+        spec, shape = observed[key], (math.prod(leaf.shape),) if dialect.flat else leaf.input_shape
         if spec.layout == "channels_last":
             shape = (*shape[1:], *shape[:1])
         misplaced = spec.layout is not None and len(leaf.shape) != 3
@@ -118,16 +120,21 @@ def _in_inputs(space: ObservationSpace, inputs: tuple[TensorSpec, ...]) -> Itera
             yield f"{spec.name!r} has the divisor {spec.divisor}, which does not fit its space and type"
 
 
-def _in_unused(inputs: tuple[TensorSpec, ...]) -> Iterator[str]:
+def _in_unused(inputs: tuple[TensorSpec, ...], dialect: Dialect) -> Iterator[str]:
     for spec in inputs:
         if spec.role != "observation" and spec.divisor is not None:
             yield f"{spec.name!r} has a divisor, and is no observation"
-        is_row = spec.dtype == "float32" and spec.shape[:1] == (BATCH,) and len(spec.shape) == 2
+        is_echoed = dialect.echo is not None and spec.name == dialect.echo[0]
+        is_row = spec.dtype == "float32" and spec.shape[:1] == (BATCH,) and len(spec.shape) == 2 - is_echoed
         if spec.role == "unused" and not (is_row and _is_allocatable(spec.shape[1:])):
-            yield f"{spec.name!r} is {spec.dtype} {list(spec.shape)[:4]}, expected float32 ['batch', n]"
+            expected = "['batch']" if is_echoed else "['batch', n]"
+            yield f"{spec.name!r} is {spec.dtype} {list(spec.shape)[:4]}, expected float32 {expected}"
 
 
-def _in_outputs(space: LeafSpace, outputs: tuple[TensorSpec, ...]) -> Iterator[str]:
-    expected = ("action", "float32", (BATCH, space.n_elements))
+def _in_outputs(space: LeafSpace, outputs: tuple[TensorSpec, ...], dialect: Dialect) -> Iterator[str]:
+    expected = (dialect.action, "float32", (BATCH, dialect.action_width(space)))
+    echo = [(spec.name, spec.dtype, spec.shape) for spec in outputs if spec.role == "unused"]
+    if echo != [(name, "float32", (BATCH,)) for name in (dialect.echo or ())[1:]]:
+        yield "they do not give back what goes in to come out again"
     if not outputs or (outputs[0].name, outputs[0].dtype, outputs[0].shape) != expected:
         yield "the first is not the action"

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 
 from sb3_clanker.errors import OptionError, ReservedMetadataKeyError
+from sb3_clanker.policy_file.dialects import dialect_of
 from sb3_clanker.policy_file.documents import encode
 from sb3_clanker.policy_file.record import PolicyMetadata
 
@@ -27,7 +28,9 @@ RESERVED_KEYS = (*CONTRACT_KEYS, RECORD_KEY, SEAL_KEY)
 
 
 def contract_entries(metadata: PolicyMetadata) -> dict[str, str]:
-    """The nine flat keys of the clanker policy contract, every value a string."""
+    """The nine flat keys of the clanker policy contract, every value a string; none in a file that does not keep it."""
+    if not dialect_of(metadata.outputs).is_contract:
+        return {}
     dim = metadata.action_space.n_elements
     values = (
         CONTRACT_VERSION,

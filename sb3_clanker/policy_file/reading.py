@@ -24,7 +24,29 @@ from sb3_clanker.policy_file.record import SCHEMA_VERSION, PolicyMetadata
 from sb3_clanker.policy_file.seal import verified_digest
 from sb3_clanker.public import public
 
-UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+
+def _from_first(record: dict[str, Any]) -> dict[str, Any]:
+    """The first version knew the mean reward of the best alone, and of the environment no more than its classes.
+
+    It also got a field without another version: ``followed``.
+    """
+    training, checkpoint = record.get("training"), record.get("checkpoint")
+    if isinstance(checkpoint, dict):
+        checkpoint = {"followed": False, **checkpoint}
+    if isinstance(training, dict) and "mean_reward" in training:
+        mean_reward = training["mean_reward"]
+        evaluation = dict.fromkeys(("std_reward", "n_episodes", "deterministic")) | {
+            "role": "best",
+            "source": "evaluation",
+            "num_timesteps": training.get("num_timesteps"),
+            "mean_reward": mean_reward,
+        }
+        others = {key: value for key, value in training.items() if key != "mean_reward"}
+        training = {**others, "evaluation": None if mean_reward is None else evaluation}
+    return {**record, "environment_spec": None, "training": training, "checkpoint": checkpoint}
+
+
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_first}
 """For each version before this one, from the fields of such a record to those of the next version."""
 _MAX_RECORD_LENGTH = 1 << 24
 _MAX_FILE_SIZE = (1 << 31) - 1

@@ -7,7 +7,7 @@ To change the record: add, rename or drop fields, raise ``SCHEMA_VERSION`` by on
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import msgspec
 
@@ -17,7 +17,10 @@ from sb3_clanker.policy_file.tensors import Sampling, TensorSpec
 from sb3_clanker.public import public
 from sb3_clanker.report import CrossCheckRecord, LatencyRecord
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+
+Scalar: TypeAlias = str | float | int | bool | None
+KeywordArgument: TypeAlias = Scalar | tuple[Scalar, ...] | dict[str, Scalar]
 
 
 class NormalizationRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -54,15 +57,69 @@ class FrameStackRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     padding_error: float
 
 
+class EnvironmentRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The training environment, as gymnasium knows it.
+
+    :ivar id: the id that it is made by, such as ``CartPole-v1``
+    :ivar kwargs: the keyword arguments that it was made with
+    :ivar omitted: names of those that are left out: no JSON, nested, too long, or with a path of the machine in it
+    """
+
+    id: str
+    kwargs: dict[str, KeywordArgument]
+    omitted: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.id}({', '.join(f'{name}={value!r}' for name, value in self.kwargs.items())})"
+
+
+class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Episodes that show how good the policy was, at this step or at an earlier one.
+
+    :ivar role: ``best``: they made the policy in this file the best so far; ``last``: they were the last ones before it
+        was written, of the policy of that step
+    :ivar source: ``evaluation``: episodes of an ``EvalCallback``; ``rollout``: the last ones of the training itself, in
+        which the policy acted at random, and learned meanwhile
+    :ivar num_timesteps: environment steps taken when they ended
+    :ivar mean_reward: mean of their rewards, None where it is no finite number
+    :ivar std_reward: standard deviation of their rewards, None where it is not known
+    :ivar n_episodes: how many they were, None where it is not known
+    :ivar deterministic: whether actions were deterministic, None where it is not known
+    """
+
+    role: Literal["best", "last"] = "last"
+    source: Literal["evaluation", "rollout"] = "evaluation"
+    num_timesteps: int
+    mean_reward: float | None
+    std_reward: float | None = None
+    n_episodes: int | None = None
+    deterministic: bool | None = None
+
+    def __str__(self) -> str:
+        mean, std = self.mean_reward, self.std_reward
+        facts = [
+            "no mean reward" if mean is None else f"mean reward {mean:.2f}",
+            *([] if std is None else [f"standard deviation {std:.2f}"]),
+            *([] if self.n_episodes is None else [f"{self.n_episodes} episodes"]),
+            *([] if self.deterministic is None else ["deterministic" if self.deterministic else "stochastic"]),
+        ]
+        return f"{self.source} at {self.num_timesteps:,} timesteps: {', '.join(facts)}"
+
+
 class TrainingRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How far training was.
 
     :ivar num_timesteps: environment steps taken
-    :ivar mean_reward: mean episode reward of the evaluation that led to this file, None without one
+    :ivar evaluation: what made this policy the best, or else the last evaluation before; None without any
     """
 
     num_timesteps: int
-    mean_reward: float | None
+    evaluation: EvaluationRecord | None = None
+
+    @property
+    def mean_reward(self) -> float | None:
+        """Mean episode reward that made this policy the best so far, None where it is none of the best."""
+        return self.evaluation.mean_reward if self.evaluation and self.evaluation.role == "best" else None
 
 
 class PairedFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -128,6 +185,8 @@ class PolicyMetadata(Shown, msgspec.Struct, frozen=True, kw_only=True, forbid_un
     :ivar normalization: VecNormalize, as it stands in the graph
     :ivar frame_stacks: frames that observations consist of, empty where they are not stacked by VecFrameStack
     :ivar environment: class names of the training environment and its wrappers, outermost first
+    :ivar environment_spec: that environment, as gymnasium knows it; None where it is not made by ``gymnasium.make``, or
+        in another process
     :ivar control_period: seconds from one action to the next, None where the caller gave none
     :ivar training: how far training was
     :ivar provenance: where the file comes from
@@ -155,6 +214,7 @@ class PolicyMetadata(Shown, msgspec.Struct, frozen=True, kw_only=True, forbid_un
     normalization: NormalizationRecord
     frame_stacks: tuple[FrameStackRecord, ...] = ()
     environment: tuple[str, ...] = ()
+    environment_spec: EnvironmentRecord | None = None
     control_period: float | None = None
     training: TrainingRecord
     provenance: Provenance
@@ -165,15 +225,19 @@ class PolicyMetadata(Shown, msgspec.Struct, frozen=True, kw_only=True, forbid_un
     entries: dict[str, str] = {}
 
     def facts(self) -> Iterator[tuple[str, str]]:
-        reward = "" if self.training.mean_reward is None else f", mean reward {self.training.mean_reward:.2f}"
+        evaluation, environment = self.training.evaluation, self.environment_spec
         yield "policy", f"{self.algorithm} ({self.policy_class})"
-        yield "trained", f"{self.training.num_timesteps:,} timesteps{reward}"
+        yield "trained", f"{self.training.num_timesteps:,} timesteps"
+        if evaluation is not None:
+            yield "best by" if evaluation.role == "best" else "last found", str(evaluation)
         if self.cross_check is not None:
             yield "proven", str(self.cross_check)
         yield "observation space", str(self.observation_space)
         yield "action space", str(self.action_space)
         yield from (("input", f"{spec}: {spec.meaning}") for spec in self.inputs)
         yield from (("output", f"{spec}: {spec.meaning}") for spec in self.outputs)
+        if environment is not None:
+            yield "environment", str(environment)
         yield "normalization", self.normalization.status
         yield "opset", f"{self.opset_version} (IR version {self.ir_version})"
         yield "created", self.provenance.created

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sb3_clanker.options import ExportOptions
+from sb3_clanker.policy_file.dialects import dialect_of
 from sb3_clanker.policy_file.record import PolicyMetadata
 from sb3_clanker.policy_file.vectors import TestVectors, VectorCase, VectorInput, VectorOutput
 from sb3_clanker.proof.probes import N_CORNERS, Batch, Probes, batch_size, take
@@ -96,6 +97,7 @@ def _firm(
 def _assemble(
     metadata: PolicyMetadata, cases: list[_Case], unit: NDArray[np.float64], options: ExportOptions
 ) -> TestVectors:
+    unit = _as_outputs(metadata, unit, is_unit=True)
     outputs, spans, first = [], {}, 0
     for spec in metadata.outputs:
         shape = tuple(1 if isinstance(dim, str) else dim for dim in spec.shape)
@@ -123,6 +125,20 @@ def _assemble(
                 inputs={key: tuple(array.reshape(-1).tolist()) for key, array in feed.items()},
                 outputs={key: tuple(row[span].tolist()) for key, span in spans.items()},
             )
-            for feed, row in cases
+            for feed, row in ((feed, _as_outputs(metadata, answer)) for feed, answer in cases)
         ),
     )
+
+
+def _as_outputs(metadata: PolicyMetadata, row: NDArray[np.float64], *, is_unit: bool = False) -> NDArray[np.float64]:
+    """A row of what is compared, as the numbers of all outputs of the file in its dialect.
+
+    :param is_unit: whether it is what differences are measured in, and not an answer
+    """
+    space, dialect = metadata.action_space, dialect_of(metadata.outputs)
+    action = row[: space.n_elements]
+    if dialect.one_hot and space.choices:
+        made = [np.arange(n) == index for index, n in zip(action, space.choices, strict=True)]
+        action = np.ones(sum(space.choices)) if is_unit else np.concatenate(made)
+    echo = np.zeros(1 if dialect.echo else 0)  # what goes in is 0
+    return np.concatenate([action, echo, row[space.n_elements :]], dtype=np.float64)

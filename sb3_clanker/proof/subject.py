@@ -20,6 +20,7 @@ from sb3_clanker.actor.extra_outputs import ExtraOutputs
 from sb3_clanker.actor.observation import check_precision
 from sb3_clanker.errors import ClankerError, NonFiniteWeightsError, UnsupportedPolicyError
 from sb3_clanker.options import ExportOptions
+from sb3_clanker.policy_file.record import EnvironmentRecord
 from sb3_clanker.proof.pipeline import check_pipeline
 from sb3_clanker.proof.probes import Batch, Probes, draw_observations, gather_probes, take
 from sb3_clanker.proof.reference import Predict, Reference, seen_observations
@@ -30,7 +31,7 @@ from sb3_clanker.sb3.normalization import Normalization
 from sb3_clanker.sb3.standard import is_of_library, settings, space_bounds
 from sb3_clanker.sb3.statistics import Statistics
 from sb3_clanker.sb3.untouched import untouched
-from sb3_clanker.sb3.wrappers import warn_of_inner_normalization, wrapper_names
+from sb3_clanker.sb3.wrappers import environment_spec, warn_of_inner_normalization, wrapper_names
 from sb3_clanker.targets.check import require_target
 from sb3_clanker.writers.baked import baked_in
 
@@ -54,6 +55,7 @@ class Instant:
     :ivar algorithm: class name of the algorithm
     :ivar num_timesteps: how far training is
     :ivar environment: names of the environment and its wrappers
+    :ivar environment_spec: what gymnasium knows of the environment
     :ivar actor: of the policy, or of its twin on the CPU
     :ivar tensors: its parameters and buffers, live
     :ivar around: the bounds of its spaces, and whether it normalizes
@@ -70,6 +72,7 @@ class Instant:
     algorithm: str
     num_timesteps: int
     environment: tuple[str, ...]
+    environment_spec: EnvironmentRecord | None
     actor: Actor
     tensors: Mapping[str, th.Tensor]
     in_full: bool
@@ -137,6 +140,7 @@ class Subject:
         self._around: Hashable = None
         self._drawn: dict[int, Batch] = {}
         self._twin: CpuTwin | None = None
+        self._environment_spec = environment_spec(model.get_env())
         warn_of_inner_normalization(model.get_env())
 
     @contextmanager
@@ -181,6 +185,7 @@ class Subject:
             algorithm=type(model).__name__,
             num_timesteps=int(model.num_timesteps),
             environment=wrapper_names(model.get_env()),
+            environment_spec=self._environment_spec,
             actor=actor,
             tensors=tensors,
             in_full=in_full,

@@ -65,12 +65,12 @@ class TrainingFolder:
         :param num_timesteps: where it stands: at 0 all is another's; later on, what lies further on is
         :param is_own: whether it trained here before, with this algorithm: what has no record of its time or its score
             is then its own
-        :param has_best: whether its evaluation remembers a best, which stays if it trained here before
+        :param has_best: whether its evaluation remembers the best that lies here, which stays
         :param log: a log of evaluations that it would overwrite, here or elsewhere
         :raises PublicationError: they cannot be moved
         """
         named = [each for each in named if self._is_further_on(each, num_timesteps, is_own)]
-        names = [name for each in named if each != BEST or not (is_own and has_best) for name in each.files.values()]
+        names = [name for each in named if each != BEST or not has_best for name in each.files.values()]
         for path in self._path.glob("*_steps.*"):
             for written in (numbered_timesteps(path.name, name_prefix) for name_prefix in name_prefixes):
                 if written is not None and (num_timesteps == 0 or written > num_timesteps):

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sb3_clanker.errors import ObservationError
+from sb3_clanker.policy_file.dialects import dialect_of
 from sb3_clanker.policy_file.record import PolicyMetadata
 from sb3_clanker.policy_file.spaces import LeafSpace
 from sb3_clanker.policy_file.tensors import BATCH, TensorSpec
@@ -126,7 +127,7 @@ def make_context_encoder(
 
     def add_unused(feed: dict[str, Array], _: State | None, __: Array | None, ___: Array | None) -> None:
         n = len(feed[observation])
-        feed.update({spec.name: np.zeros((n, int(spec.shape[1])), np.float32) for spec in unused})
+        feed.update({spec.name: np.zeros((n, *map(int, spec.shape[1:])), np.float32) for spec in unused})
 
     if "action_masks" in shapes:
         return add_masks
@@ -154,3 +155,21 @@ def make_decoder(metadata: PolicyMetadata) -> Callable[[Array, bool], Array]:
     if dtype == np.float32:
         return lambda action, batched: action.reshape(many if batched else single)
     return lambda action, batched: action.reshape(many if batched else single).astype(dtype)
+
+
+def make_chooser(metadata: PolicyMetadata) -> Callable[[Array], Array] | None:
+    """What finds the choices in an output that has a number for each; None where it has the choices themselves.
+
+    In each dimension of the action it is the index of the first of the largest numbers, and 0 where none is above 0: so
+    the plugin of godot_rl_agents reads them, which begins with both at 0.
+    """
+    choices = metadata.action_space.choices
+    if not (choices and dialect_of(metadata.outputs).one_hot):
+        return None
+    ends = np.cumsum(choices)[:-1]
+
+    def choose(scores: Array) -> Array:
+        parts = np.split(np.maximum(scores, 0.0), ends, axis=1)
+        return np.stack([part.argmax(axis=1) for part in parts], axis=1).astype(np.float32)
+
+    return choose

@@ -23,6 +23,7 @@ from sb3_clanker.runtime.encoding import (
     Encoded,
     Observation,
     State,
+    make_chooser,
     make_context_encoder,
     make_decoder,
     make_encoder,
@@ -94,8 +95,9 @@ class OnnxPolicy(Shown):
         self._encode = make_encoder(metadata)
         self._encode_context = make_context_encoder(metadata)
         self._takes_masks = any(spec.role == "action_masks" for spec in metadata.inputs)
+        self._choose = make_chooser(metadata)
         self._decode = make_decoder(metadata)
-        self._outputs = ["action", "h_out", "c_out"] if metadata.recurrent else ["action"]
+        self._outputs = [metadata.outputs[0].name, *(("h_out", "c_out") if metadata.recurrent else ())]
         self._sampled = [spec.name for spec in metadata.outputs if spec.name.startswith("action_")]
         self._sample = make_sampler(metadata)
 
@@ -154,6 +156,8 @@ class OnnxPolicy(Shown):
                 action = self._sample(
                     dict(zip(self._sampled, self._session.run(self._sampled, feed), strict=True)), self.rng
                 )
+            elif self._choose is not None:
+                action = self._choose(action)
             return self._decode(action, batched), (tuple(next_state) if next_state else state)
         except Exception as error:  # onnxruntime has no root of its own errors; an output may be of any shape
             raise InferenceError(one_line(error)) from error
@@ -183,7 +187,8 @@ class OnnxPolicy(Shown):
         feed, batched = self._feed(observation, **_NO_CONTEXT | context)
         outputs = self.run(feed)
         state = (outputs["h_out"], outputs["c_out"]) if self.metadata.recurrent else context.get("state")
-        return self._decode(outputs["action"], batched), state, outputs
+        action = outputs[self._outputs[0]]
+        return self._decode(action if self._choose is None else self._choose(action), batched), state, outputs
 
     def inputs(
         self,

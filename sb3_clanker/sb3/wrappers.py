@@ -1,21 +1,31 @@
-"""What wraps an environment: frames that are stacked, and what no file can fold in.
+"""What an environment is and what wraps it: frames that are stacked, and what no file can fold in.
 
 Read from the wrappers themselves; no environment is stepped or reset.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
+from msgspec.structs import replace
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack, VecNormalize, VecTransposeImage
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvWrapper
 from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
 
 from sb3_clanker.errors import InnerNormalizationWarning
 from sb3_clanker.errors.warnings import warn
+from sb3_clanker.policy_file.documents import decode, encode
+from sb3_clanker.policy_file.record import EnvironmentRecord
+
+_LONGEST, _LONGEST_OF_ALL = 1_000, 10_000
+"""Characters of a keyword argument as JSON, and of all of them."""
+_PATH = re.compile(r"[\"'\s=,;:(](~|/|\\\\|[A-Za-z]:[\\/])")
+"""The beginning of an absolute path, or of what stands after ``https:``, somewhere in JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +50,37 @@ def wrapper_names(env: VecEnv | None) -> tuple[str, ...]:
     if isinstance(chain[-1], DummyVecEnv):
         chain += _gym_chain(chain[-1].envs[0])
     return tuple(type(wrapper).__name__ for wrapper in chain)
+
+
+def environment_spec(env: VecEnv | None) -> EnvironmentRecord | None:
+    """What gymnasium knows of an environment that is in this process; None of any other.
+
+    One in another process is not asked: a spec may hold what cannot be sent, such as a lambda, and a worker of
+    SubprocVecEnv dies of trying. Nor are ``get_attr`` and ``env_method``, which a simulator's own VecEnv may refuse.
+    """
+    if env is None:
+        return None
+    *_, inner = vec_chain(env)
+    with suppress(Exception):  # it may be anything
+        first: Any = inner.envs[0] if hasattr(inner, "envs") else inner.env  # type: ignore[attr-defined]
+        *_, innermost = _gym_chain(first)
+        return None if innermost.spec is None else _recorded(innermost.spec.id, innermost.spec.kwargs)
+    return None
+
+
+def _recorded(env_id: str, kwargs: Mapping[str, object]) -> EnvironmentRecord:
+    """Keyword arguments as far as a file may hold them."""
+    record = EnvironmentRecord(id=env_id, kwargs={})
+    for name, value in kwargs.items():
+        with suppress(Exception):  # it is no JSON
+            alone = decode(EnvironmentRecord, {"id": env_id, "kwargs": {name: value}, "omitted": ()})
+            if not _PATH.search(text := encode(alone.kwargs)) and len(text) <= _LONGEST:
+                record.kwargs[name] = alone.kwargs[name]
+                if len(encode(record.kwargs)) <= _LONGEST_OF_ALL:
+                    continue
+                del record.kwargs[name]
+        record = replace(record, omitted=(*record.omitted, name))
+    return record
 
 
 def frame_stacks(env: VecEnv | None) -> dict[str | None, FrameStack]:
@@ -81,7 +122,7 @@ def warn_of_inner_normalization(env: VecEnv | None) -> None:
     """Warn where gymnasium normalizes observations inside the environment: its statistics cannot be read from here."""
     try:
         normalizes = env is not None and any(env.env_is_wrapped(gym.wrappers.NormalizeObservation))
-    except (OSError, EOFError):  # its processes have ended, and cannot be asked
+    except Exception:  # its processes have ended, or it is a simulator that cannot be asked
         return
     if normalizes:
         warn(

@@ -11,16 +11,18 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from sb3_clanker.errors import OptionError, TargetError
+from sb3_clanker.policy_file.dialects import CONTRACT, Dialect
 from sb3_clanker.policy_file.record import PolicyMetadata
 from sb3_clanker.policy_file.tensors import TensorSpec
 from sb3_clanker.public import public
 from sb3_clanker.targets.clankers import Clankers
+from sb3_clanker.targets.godot import Godot
 from sb3_clanker.targets.onnxruntime_web import OnnxruntimeWeb
 from sb3_clanker.targets.target import Mode, Signature, Target, TargetName
 from sb3_clanker.targets.tract import Tract
 
 _TARGETS: Mapping[TargetName, Target] = MappingProxyType(
-    {target.name: target for target in (Clankers(), OnnxruntimeWeb(), Tract())}
+    {target.name: target for target in (Clankers(), Godot(), OnnxruntimeWeb(), Tract())}
 )
 TARGETS: tuple[TargetName, ...] = tuple(_TARGETS)
 """Every program that a policy can be checked for."""
@@ -79,6 +81,11 @@ def require_target(signature: Signature, target: str | None) -> None:
 def feeds_unit_images(target: str | None) -> bool:
     """Whether the file has to take images as float32 from 0 to 1, each byte divided by 255."""
     return target is not None and _TARGETS[known_target(target)].unit_images
+
+
+def dialect_for(target: str | None) -> Dialect:
+    """How the files of a target are laid out."""
+    return CONTRACT if target is None else _TARGETS[known_target(target)].dialect
 
 
 def unused_inputs(target: str | None, observed: Iterable[TensorSpec]) -> tuple[TensorSpec, ...]:

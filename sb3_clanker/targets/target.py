@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Literal, Protocol
 
+from sb3_clanker.policy_file.dialects import CONTRACT, Dialect
 from sb3_clanker.policy_file.record import PolicyMetadata
-from sb3_clanker.policy_file.spaces import ObservationSpace
+from sb3_clanker.policy_file.spaces import LeafSpace, ObservationSpace
 from sb3_clanker.policy_file.tensors import TensorSpec
 
-TargetName = Literal["clankers", "onnxruntime-web", "tract"]
+TargetName = Literal["clankers", "godot", "onnxruntime-web", "tract"]
 Mode = Literal["vector", "vision"]
 
 
 class Signature(Protocol):
     """What has inputs and outputs: the record in a file, or a policy that is yet to be traced."""
+
+    @property
+    def action_space(self) -> LeafSpace:
+        """Space of one action."""
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -36,10 +41,12 @@ class Target:
 
     :ivar name: its name
     :ivar unit_images: whether it feeds images as float32 from 0 to 1, so that the file has to take them so
+    :ivar dialect: how its files are laid out
     """
 
     name: TargetName
     unit_images: bool = False
+    dialect: Dialect = CONTRACT
 
     def problems(self, _: Signature) -> Iterator[str]:
         """The rules that a policy breaks, each with what to do about it."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -12,25 +11,31 @@ import gymnasium as gym
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_clanker.errors import OptionError
 from sb3_clanker.export.exporter import Exporter
 from sb3_clanker.export.publish import ExportReport, publish
 from sb3_clanker.options import ExportOptions, OptionsSource, as_options
 from sb3_clanker.public import public
 from sb3_clanker.run_folder.names import BEST, FINAL, Checkpoint, FileKind
 from sb3_clanker.run_folder.retention import Retention
-from sb3_clanker.sb3.normalization import Normalization, resolve_normalization
+from sb3_clanker.sb3.normalization import resolve_normalization
 from sb3_clanker.training import settings
-from sb3_clanker.training.evaluation import EvaluationLog, OnNewBest, continue_log, evaluate, evaluation_of
+from sb3_clanker.training.evaluation import (
+    Judge,
+    LastEvaluation,
+    OnNewBest,
+    continue_log,
+    evaluate,
+    evaluation_of,
+    prepare,
+)
 from sb3_clanker.training.follow import Followed, follow
 from sb3_clanker.training.interruption import indivisible
 from sb3_clanker.training.outcome import ExportFailure, dump_exports, record_exports, say_written, sum_up
 from sb3_clanker.training.place import Place, places_of
 from sb3_clanker.training.placeholders import RunPath, fill_in
+from sb3_clanker.training.rollouts import Rollouts
 from sb3_clanker.training.run import Training, event_of
 from sb3_clanker.training.saving import rehearse, to_save
-
-_logger = logging.getLogger("sb3_clanker")
 
 
 @public
@@ -40,35 +45,37 @@ class OnnxCheckpointCallback(BaseCallback):
     What it writes to ``save_path``, each with ``.zip``, ``.onnx`` and, with VecNormalize, its statistics, all of the
     same instant:
 
-    - ``best_model`` at each new best evaluation, where there is an ``eval_env``;
+    - ``best_model`` at each new best evaluation, where there is an ``eval_env``, or with ``best_of="rollout"``;
     - ``{name_prefix}_{num_timesteps}_steps`` every ``save_freq`` calls, where it is given;
     - ``final_model`` at the end of training, with ``save_final``; also where Ctrl+C (SIGINT) or SIGTERM ends it in the
-      main thread: at once, or as soon as an update of the policy or a file of ours is done. Then it ends as it would
-      have anyway, and at once with a second signal. A handler of the user's own is left alone.
+      main thread: at once, or when an update of the policy or a file is done; a second signal does not wait. A handler
+      of the user's own is left alone.
 
-    It can also be a child: as ``callback_on_new_best`` of an ``EvalCallback`` it writes ``best_model``, as a child of
-    any other event (``EveryNTimesteps``, ``callback_after_eval``) a numbered checkpoint at each event;
-    ``save_final`` has no meaning there.
+    Without a ``save_path`` it follows the callbacks beside it in the list, as in RL Zoo: what an ``EvalCallback`` or a
+    ``CheckpointCallback`` writes gets its ``.onnx`` and statistics, at the same steps and beside the same ``.zip``, and
+    their folder gets ``final_model``. Where their evaluations write nothing, as in a study, nothing is written.
 
-    It exports and saves once before the first step, so that whatever can never work raises at once. Training itself is
-    not changed, to the last bit.
+    As a child it writes at the events of its parent, and no ``final_model``: as ``callback_on_new_best`` the best, else
+    (``EveryNTimesteps``, ``callback_after_eval``) a numbered checkpoint at each event.
 
-    A training that begins anew moves files of an earlier one that it would overwrite, all together, into ``previous_1``
-    in the folder, or the next number. One that goes on (``learn(..., reset_num_timesteps=False)`` of a loaded model)
-    goes on in the same files: with the best score so far, and with the checkpoints that ``keep_last`` counts; it
-    moves only what lies further on than where it goes on from, or does not tell, as a best without its ``.onnx``.
+    It exports and saves once before the first step: what can never work raises at once. Training is not changed at all.
+
+    A training that begins anew moves files of an earlier one that it would overwrite into ``previous_1`` in the folder,
+    or the next number. One that goes on (``learn(..., reset_num_timesteps=False)`` of a loaded model) goes on with the
+    best score so far and the checkpoints that ``keep_last`` counts, and moves only what lies further on than it stands.
 
     Many trainings may have one ``save_path``, with placeholders: ``{env}``, the id of the environment, and ``{run}``, a
-    number that no other run has, in whichever process. ``"runs/{env}_{run}"`` becomes ``runs/CartPole-v1_1`` when
-    training begins, and so does ``callback.save_path``. To go on with a run, name its folder: a pattern is a new run,
-    but for the callback that had it before.
+    number that no other run has: ``"runs/{env}_{run}"`` becomes ``runs/CartPole-v1_1`` when training begins, and so
+    does ``callback.save_path``. To go on with a run, name its folder: a pattern is a new run, but for this callback.
 
-    Sources of the behaviour: ``EvalCallback`` and ``CheckpointCallback``,
+    Sources of the behaviour, in ``EvalCallback`` and ``CheckpointCallback``:
     https://github.com/DLR-RM/stable-baselines3/blob/v2.9.2/stable_baselines3/common/callbacks.py
 
-    :param save_path: folder to write to; made if need be. It may hold the placeholders ``{env}`` and ``{run}``
+    :param save_path: folder, made if need be, with placeholders or not; None: that of the callbacks that are followed
     :param eval_env: environment for evaluations; None evaluates nothing. A maskable policy is evaluated with its masks
-    :param eval_freq: evaluate every so many calls (with n environments, one call is n timesteps)
+    :param best_of: ``"rollout"`` finds the best without evaluations, at the end of a rollout: by the mean of the last
+        ``stats_window_size`` episodes, all of them since the last best
+    :param eval_freq: evaluate, or look at rollouts, every so many calls (with n environments, one call is n timesteps)
     :param n_eval_episodes: episodes of an evaluation
     :param deterministic: whether evaluations use deterministic actions
     :param render: whether evaluations are rendered
@@ -80,16 +87,15 @@ class OnnxCheckpointCallback(BaseCallback):
     :param name_prefix: beginning of the names of numbered checkpoints
     :param save_replay_buffer: whether numbered checkpoints include the replay buffer
     :param keep_last: keep the newest so many numbered checkpoints, each with all its files, and delete older ones; None
-        keeps all. The best, the final and whatever this callback is not proven to have written are never deleted
+        keeps all. The best, the final, what is followed, and what is not proven to be ours are never deleted
     :param save_final: whether to write ``final_model`` at the end of training
     :param overwrite: whether files of an earlier training are overwritten, rather than moved out of the way
     :param on_error: what a failed export does after the first step: ``"warn"`` logs and counts it, and training goes
         on; ``"raise"`` raises
     :param options: options of every export; also as a mapping, as a YAML file gives it
-    :param verbose: 0 for no output, 1 for evaluations, exports and a summary, in the log where that is shown, else on
-        standard output; 2 for debug messages
+    :param verbose: 0 for no output, 1 for evaluations, exports and a summary, 2 for debug messages
     :raises OptionError: a value is out of its range
-    :ivar save_path: the folder, absolute; before the training begins, with its placeholders
+    :ivar save_path: the folder, absolute; before the training begins, with its placeholders, or None
     :ivar reports: what each export did, in order; ``self.parent.parent.reports`` in ``callback_on_new_best``, after the
         best is written, and in ``callback_after_eval``
     :ivar failures: what failed, in order
@@ -103,6 +109,7 @@ class OnnxCheckpointCallback(BaseCallback):
         save_path: str | Path | None = None,
         *,
         eval_env: gym.Env[Any, Any] | VecEnv | None = None,
+        best_of: Literal["evaluation", "rollout"] = "evaluation",
         eval_freq: int = 10_000,
         n_eval_episodes: int = 5,
         deterministic: bool = True,
@@ -122,17 +129,14 @@ class OnnxCheckpointCallback(BaseCallback):
         verbose: int = 0,
     ) -> None:
         super().__init__(verbose=verbose)
-        settings.require_positive("eval_freq", eval_freq)
-        settings.require_positive("n_eval_episodes", n_eval_episodes)
-        for option, count in (("save_freq", save_freq), ("keep_last", keep_last)):
-            if count is not None:
-                settings.require_positive(option, count)
-        if on_error not in ("warn", "raise"):
-            raise OptionError("on_error", on_error, '"warn" or "raise"')
+        settings.require_positive(eval_freq=eval_freq, n_eval_episodes=n_eval_episodes)
+        settings.require_positive(or_none=True, save_freq=save_freq, keep_last=keep_last)
+        settings.require_one_of("on_error", on_error, "warn", "raise")
+        settings.require_one_of("best_of", best_of, "evaluation", "rollout")
         settings.require_prefix(name_prefix)
         settings.require_environment(eval_env)
-        if eval_env is None and (callback_on_new_best or callback_after_eval or log_path):
-            raise OptionError("eval_env", None, "an environment, as callbacks or a log of evaluations were asked for")
+        callbacks = {"callback_on_new_best": callback_on_new_best, "callback_after_eval": callback_after_eval}
+        settings.require_best_of(best_of, {"eval_env": eval_env, "log_path": log_path, **callbacks})
         self._pattern = None if save_path is None else RunPath("save_path", save_path)
         placeholders = self._pattern.placeholders if self._pattern else ()
         self._log_pattern = None if log_path is None else RunPath("log_path", log_path, placeholders)
@@ -148,6 +152,9 @@ class OnnxCheckpointCallback(BaseCallback):
         self.reports: list[ExportReport] = []
         self.failures: list[ExportFailure] = []
         self.evaluation: EvalCallback | None = None
+        self._rollout_freq = eval_freq if best_of == "rollout" else None
+        self._judge: EvalCallback | Rollouts | None = None
+        self._last = LastEvaluation()
         self._event: BaseCallback | None = None
         self._is_on_new_best = False
         self._retention = Retention(keep_last, [], overwrite=overwrite)
@@ -167,22 +174,25 @@ class OnnxCheckpointCallback(BaseCallback):
                 callback_after_eval=callback_after_eval,
                 n_eval_episodes=n_eval_episodes,
                 eval_freq=eval_freq,
-                log_path=None,  # until it is known where this run writes
                 deterministic=deterministic,
                 render=render,
                 verbose=verbose,
                 warn=warn,
             )
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a pickle has of it: nothing of a training that goes on, which nobody can go on with elsewhere."""
+        return vars(self) | {"_training": None, "_places": {}, "_followed": ()}
+
     @property
     def best_mean_reward(self) -> float:
-        """Best mean reward of the evaluations, minus infinity before the first."""
-        return float("-inf") if self.evaluation is None else self.evaluation.best_mean_reward
+        """Best mean reward of the evaluations or rollouts, minus infinity before the first."""
+        return float("-inf") if self._judge is None else self._judge.best_mean_reward
 
     @property
     def last_mean_reward(self) -> float:
-        """Mean reward of the last evaluation, minus infinity before the first."""
-        return float("-inf") if self.evaluation is None else self.evaluation.last_mean_reward
+        """Mean reward of the last evaluation, or look at rollouts, minus infinity before the first."""
+        return float("-inf") if self._judge is None else self._judge.last_mean_reward
 
     def _init_callback(self) -> None:
         """Export and save once, unnamed, so that whatever can never work raises before the first step."""
@@ -203,38 +213,36 @@ class OnnxCheckpointCallback(BaseCallback):
     def _has_folder(self, training: Training) -> bool:
         """Find out where this run writes; one that goes on with this callback keeps its own number."""
         if self._pattern is None:
-            self._followed, self.save_path = follow(training.root, self._above)
-            if self.save_path is None:
-                _logger.warning("Nothing is exported: the evaluations of this training have no best_model_save_path.")
-                return False
-            settings.require_one_best(self._followed, self._make_evaluation)
-        else:
-            if not any(self._run) or self.model.num_timesteps == 0:
-                self._run = fill_in(self._pattern, self.training_env, training)
-            self.save_path = self._pattern.fill_in(*self._run)
+            decides = "eval_env" if self._make_evaluation else "best_of" if self._rollout_freq else None
+            self._followed, self.save_path = follow(training.root, self._above, decides=decides)
+            return self.save_path is not None
+        if not any(self._run) or self.model.num_timesteps == 0:
+            self._run = fill_in(self._pattern, self.training_env, training)
+        self.save_path = self._pattern.fill_in(*self._run)
         return True
 
     def _begin(self, training: Training) -> None:
         self._counted, self._is_finished = (len(self.reports), len(self.failures)), False
-        self._places = places_of(self._folder, self.name_prefix, self._followed)
-        for place in self._places.values():
-            place.open(training)
+        if self._rollout_freq is not None:
+            settings.require_each_step(self._above)
+        self._places = places_of(self._folder, self.name_prefix, self._followed, training)
         training.at_end(self._leave)
-        normalization = self._normalization()
+        normalization = resolve_normalization(self.model, "auto")
         self._exporter = Exporter(self.model, normalization, self.options)
         self._exporter.export()
         rehearse(self._folder, self.model, normalization.vec_normalize, self.save_replay_buffer)
+        if self.model.num_timesteps == 0 or not self._goes_on():
+            self._last = LastEvaluation()
+            if self._rollout_freq is not None:
+                self._judge = Rollouts(self.model, self._rollout_freq, self.n_calls, self._last)
         is_new = self.evaluation is None or (self.model.num_timesteps == 0 and not self._goes_on())
         if is_new and self._make_evaluation is not None:  # what it remembers is not of another training
             self.evaluation = self._make_evaluation(evaluation_of(self.model))
         log = None if self._log_pattern is None else self._log_pattern.fill_in(*self._run) / "evaluations.npz"
         if self.evaluation is not None:
+            self._judge = self.evaluation
             settings.require_alike(self.training_env, self.evaluation.eval_env)
-            self.evaluation.log_path = None  # it would make the folder of one
-            self.evaluation.init_callback(self.model)
-            self.evaluation.parent = self
-            if log is not None:
-                self.evaluation.log_path = cast("Any", EvaluationLog(log, raises=self.on_error == "raise"))
+            prepare(self.evaluation, self, log, raises=self.on_error == "raise")
         training.at_start(lambda: self._look_back(training, log))
         training.at_start(lambda: training.at_interruption(self._write_final) if self._has_final else None)
 
@@ -252,16 +260,16 @@ class OnnxCheckpointCallback(BaseCallback):
         steps = self.model.num_timesteps
         if self.evaluation is not None and log is not None:
             log = continue_log(self.evaluation, log, steps)
-        evaluation = self.evaluation or self._above
-        if isinstance(evaluation, EvalCallback):
-            self._places[self._folder].evaluations.append(evaluation)
+        judge = self._judge or self._above
+        if isinstance(judge, EvalCallback | Rollouts):
+            self._places[self._folder].judges.append(judge)
         for path, place in self._places.items():
+            self._last.watch(place.judges, training)
             of_place = log if path == self._folder else None
             score = place.look_back(steps, is_own=self._goes_on(), overwrite=self.overwrite, log=of_place)
             if path == self._folder:
                 self._best_before = score
         for followed in self._followed:
-            followed.remember()
             followed.at_step(functools.partial(self._complete, followed), training)
         self._trained = self.model, self.save_path
         earlier = self._places[self._folder].folder.numbered(self.name_prefix, steps) if steps > 0 else []
@@ -271,11 +279,12 @@ class OnnxCheckpointCallback(BaseCallback):
         if self._training is None:
             return
         begins_anew = bool(self.locals.get("reset_num_timesteps", True))
-        if self._above is None and (begins_anew or self.n_calls == 0):  # what goes on has been told
+        if self._above is None and (begins_anew or self.n_calls == 0):  # what goes on was checked before
             frequencies = {} if self.save_freq is None else {"save_freq": (self.save_freq, self.n_calls)}
-            if self.evaluation is not None:
-                frequencies["eval_freq"] = self.evaluation.eval_freq, self.evaluation.n_calls
-            settings.check_schedule(self.model, frequencies, save_final=self.save_final, begins_anew=begins_anew)
+            if self._judge is not None:
+                frequencies["eval_freq"] = self._judge.eval_freq, (self.evaluation or self).n_calls
+            writes = self.save_final or bool(self._followed)
+            settings.check_schedule(self.model, frequencies, save_final=writes, begins_anew=begins_anew)
         if self.evaluation is not None:
             self.evaluation.on_training_start(self.locals, self.globals)
 
@@ -288,14 +297,16 @@ class OnnxCheckpointCallback(BaseCallback):
             return True
         self._training.begin()  # another callback may have made this one in the middle of a training
         continue_training = self.evaluation is None or evaluate(self.evaluation)
-        if self.save_freq is not None:
-            if self.n_calls % self.save_freq == 0:
-                self._publish_numbered()
-        elif self.evaluation is None and self._is_on_new_best:
+        is_child = self.evaluation is None and self._above is not None
+        if self.save_freq is None and is_child and self._is_on_new_best:
             self._publish_best()
-        elif self.evaluation is None and self._above is not None:
-            self._publish_numbered()
+        elif is_child if self.save_freq is None else self.n_calls % self.save_freq == 0:
+            self._publish(Checkpoint.numbered(self.name_prefix, self.num_timesteps))
         return continue_training
+
+    def _on_rollout_end(self) -> None:
+        if self._training is not None and isinstance(self._judge, Rollouts) and self._judge.look(self.n_calls):
+            self._publish(BEST, self._judge)
 
     @property
     def _above(self) -> BaseCallback | None:
@@ -330,34 +341,28 @@ class OnnxCheckpointCallback(BaseCallback):
         sum_up(self.reports[n_reports:], self.failures[n_failures:], verbose=self.verbose)
 
     def _publish_best(self) -> None:
-        evaluation = self.evaluation or self._above
-        if not isinstance(evaluation, EvalCallback):
-            self._publish(BEST)
-        elif evaluation.last_mean_reward > self._best_before:
+        evaluation = cast("EvalCallback", self.evaluation or self._above)
+        if evaluation.last_mean_reward > self._best_before:
             follows = Followed(evaluation) if evaluation is self._above and self._pattern is None else None
-            self._publish(BEST, evaluation.last_mean_reward, follows=follows)
+            self._publish(BEST, evaluation, follows=follows)
         else:  # it was remembered after the evaluation had begun
             evaluation.best_mean_reward = self._best_before
-
-    def _publish_numbered(self) -> None:
-        self._publish(Checkpoint.numbered(self.name_prefix, self.num_timesteps))
 
     def _complete(self, followed: Followed) -> None:
         """Write what is missing of a checkpoint that another callback has just begun, if it has."""
         if (checkpoint := followed.written()) is not None:
-            self._publish(checkpoint, followed.best_mean_reward, follows=followed)
+            self._publish(checkpoint, next(iter(followed.evaluations), None), follows=followed)
 
     @indivisible
-    def _publish(
-        self, checkpoint: Checkpoint, mean_reward: float | None = None, follows: Followed | None = None
-    ) -> None:
+    def _publish(self, checkpoint: Checkpoint, judge: Judge | None = None, follows: Followed | None = None) -> None:
         """Write one checkpoint; what a failure does, ``on_error`` says.
 
+        :param judge: what has found it to be the best
         :param follows: the callback that has begun it
         """
         folder = (follows.folder if follows else None) or self._folder
         try:
-            self._write(folder, checkpoint, mean_reward, follows.files(checkpoint) if follows else {})
+            self._write(folder, checkpoint, judge, follows.files(checkpoint, self.model) if follows else {})
         except Exception as error:  # a training must not end because of an export, whatever went wrong in it
             place = self._places.get(folder)
             unmatched = place.folder.unmatched(checkpoint) if place else ()
@@ -373,13 +378,11 @@ class OnnxCheckpointCallback(BaseCallback):
         finally:
             record_exports(self.logger, self.reports, self.failures)
 
-    def _write(
-        self, folder: Path, checkpoint: Checkpoint, mean_reward: float | None, there: Mapping[FileKind, Path]
-    ) -> None:
+    def _write(self, folder: Path, checkpoint: Checkpoint, judge: Judge | None, there: Mapping[FileKind, Path]) -> None:
         if checkpoint == BEST:
             self._exporter.check_finite()  # the last good best is worth more than the .zip of a policy that diverged
         is_numbered = checkpoint not in (BEST, FINAL)
-        vec_normalize = self._normalization().vec_normalize
+        vec_normalize = resolve_normalization(self.model, "auto").vec_normalize
         saved = to_save(self.model, vec_normalize, self.save_replay_buffer and is_numbered)
         count = functools.partial(self._retention.add, self.model.num_timesteps)
         report = publish(
@@ -388,13 +391,10 @@ class OnnxCheckpointCallback(BaseCallback):
             checkpoint,
             saved={kind: write for kind, write in saved.items() if kind not in there},
             there=there,
-            mean_reward=mean_reward,
+            evaluation=self._last.known(judge, self.model.num_timesteps),
             durable=checkpoint == FINAL,
             committed=count if is_numbered and not there else None,
         )
         self.reports.append(report)
         if self.verbose >= 1:
             say_written(report)
-
-    def _normalization(self) -> Normalization:
-        return resolve_normalization(self.model, "auto")

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import zipfile
 from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
+from msgspec.structs import replace
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 
 from sb3_clanker.actor.actor import masked_choices
 from sb3_clanker.dependencies import CONTRIB, required_for
 from sb3_clanker.errors import PublicationError
-from sb3_clanker.policy_file.record import PolicyMetadata
+from sb3_clanker.policy_file.record import EvaluationRecord, PolicyMetadata
 from sb3_clanker.run_folder.publication import Publication, ensure_folder
 from sb3_clanker.training.interruption import indivisible
+from sb3_clanker.training.run import Training
 
 _logger = logging.getLogger("sb3_clanker")
 
@@ -61,6 +65,90 @@ def evaluate(evaluation: EvalCallback) -> bool:
     if evaluation.n_calls % evaluation.eval_freq == 0 and math.isnan(evaluation.last_mean_reward):
         _logger.error("The evaluation at %d timesteps gave no number: rewards are NaN.", evaluation.num_timesteps)
     return continue_training
+
+
+class Judge(Protocol):
+    """What decides on the best: an ``EvalCallback``, or the training's own episodes."""
+
+    best_mean_reward: float
+    last_mean_reward: float
+
+
+class LastEvaluation:
+    """What the last evaluation found, of whichever ``EvalCallback``: that itself keeps no more than the mean."""
+
+    def __init__(self) -> None:
+        self._before: EvaluationRecord | None = None
+        self._now: tuple[EvalCallback, int, list[float]] | None = None
+
+    def watch(self, judges: Sequence[Judge], training: Training) -> None:
+        """Take note of their evaluations, as long as a training lasts."""
+        for judge in judges:
+            if isinstance(judge, EvalCallback):
+                training.stand_in(judge, "_log_success_callback", functools.partial(self._note, judge), stays=True)
+
+    def known(self, judge: Judge | None, num_timesteps: int) -> EvaluationRecord | None:
+        """What is known of a policy that is about to be written.
+
+        :param judge: what has just found it to be the best; of one that evaluates in a way of its own, the mean alone
+        """
+        record = self.record
+        if judge is None:
+            return record
+        if record is None or record.mean_reward != judge.last_mean_reward:
+            record = EvaluationRecord(num_timesteps=num_timesteps, mean_reward=judge.last_mean_reward)
+        return replace(record, role="best")
+
+    def note(self, record: EvaluationRecord) -> None:
+        """Take note of what has been found otherwise."""
+        self._before, self._now = record, None
+
+    def _note(self, evaluation: EvalCallback, log_success: Callable[[], object]) -> object:
+        """Keep the rewards of its episodes, a list that ``evaluate_policy`` fills, and tells of at each step."""
+        arguments: tuple[dict[str, Any], ...] = getattr(log_success, "args", ())
+        rewards = arguments[0].get("episode_rewards") if arguments else None
+        if rewards is not None and (self._now is None or self._now[2] is not rewards):
+            self._before, self._now = self.record, (evaluation, evaluation.num_timesteps, rewards)
+        return log_success()
+
+    @property
+    def record(self) -> EvaluationRecord | None:
+        """The last evaluation that has ended, None before the first."""
+        if self._now is None:
+            return self._before
+        evaluation, num_timesteps, rewards = self._now
+        if len(rewards) < evaluation.n_eval_episodes:
+            return self._before
+        return record_of(rewards, num_timesteps, "evaluation", deterministic=evaluation.deterministic)
+
+
+def record_of(
+    rewards: Sequence[float], num_timesteps: int, source: Literal["evaluation", "rollout"], *, deterministic: bool
+) -> EvaluationRecord:
+    """What the rewards of episodes say, which ended after so many timesteps."""
+    with np.errstate(all="ignore"):  # they may be no numbers
+        mean_reward, std_reward = float(np.mean(rewards)), float(np.std(rewards))
+    return EvaluationRecord(
+        source=source,
+        num_timesteps=num_timesteps,
+        mean_reward=mean_reward,
+        std_reward=std_reward,
+        n_episodes=len(rewards),
+        deterministic=deterministic,
+    )
+
+
+def prepare(evaluation: EvalCallback, parent: BaseCallback, log: Path | None, *, raises: bool) -> None:
+    """Initialize an evaluation of our own.
+
+    :param parent: the callback that it belongs to, which its own children so find above it
+    :param log: the log that it goes on with; errors as of :class:`EvaluationLog`
+    """
+    evaluation.log_path = None  # it would make the folder of one
+    evaluation.init_callback(parent.model)
+    evaluation.parent = parent
+    if log is not None:
+        evaluation.log_path = cast("Any", EvaluationLog(log, raises=raises))
 
 
 class EvaluationLog(BytesIO):
@@ -120,10 +208,10 @@ def continue_log(evaluation: EvalCallback, path: Path, num_timesteps: int) -> Pa
     return None if kept.all() else path
 
 
-def continue_best(evaluations: Sequence[EvalCallback], best: PolicyMetadata | None, num_timesteps: int) -> float:
+def continue_best(judges: Sequence[Judge], best: PolicyMetadata | None, num_timesteps: int) -> float:
     """Go on with the best score of a training that was interrupted, which an ``EvalCallback`` would not know.
 
-    :param evaluations: those that decide on the best
+    :param judges: what decides on the best
     :param best: the record of the best policy so far
     :param num_timesteps: where the training stands
     :return: its score, minus infinity where there is none of this training
@@ -131,6 +219,6 @@ def continue_best(evaluations: Sequence[EvalCallback], best: PolicyMetadata | No
     score = best.training.mean_reward if best and 0 < best.training.num_timesteps <= num_timesteps else None
     if score is None:
         return float("-inf")
-    for evaluation in evaluations:
-        evaluation.best_mean_reward = max(evaluation.best_mean_reward, score)
+    for judge in judges:
+        judge.best_mean_reward = max(judge.best_mean_reward, score)
     return score

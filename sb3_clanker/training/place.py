@@ -11,7 +11,7 @@ from stable_baselines3.common.callbacks import EvalCallback
 from sb3_clanker.run_folder.folder import TrainingFolder
 from sb3_clanker.run_folder.names import BEST, FINAL, Checkpoint
 from sb3_clanker.training import settings
-from sb3_clanker.training.evaluation import continue_best
+from sb3_clanker.training.evaluation import Judge, continue_best
 from sb3_clanker.training.follow import Followed
 from sb3_clanker.training.run import Training
 
@@ -24,14 +24,14 @@ class Place:
     :param training: the run, which has the folder to itself; it is made if need be
     :ivar named: checkpoints there that are not numbered
     :ivar name_prefixes: how the names of numbered ones begin there
-    :ivar evaluations: what decides on the best there
+    :ivar judges: what decides on the best there
     :ivar folder: the folder, once it is this run's
     """
 
     path: Path
     named: list[Checkpoint] = field(default_factory=list)
     name_prefixes: set[str] = field(default_factory=set)
-    evaluations: list[EvalCallback] = field(default_factory=list)
+    judges: list[Judge] = field(default_factory=list)
     folder: TrainingFolder = field(init=False)
 
     def open(self, training: Training) -> None:
@@ -55,26 +55,34 @@ class Place:
         :return: the best score so far, minus infinity where there is none
         """
         if not overwrite:  # a best that its evaluation remembers is its own, of a learn() before
-            has_best = any(evaluation.best_mean_reward > float("-inf") for evaluation in self.evaluations)
+            has_best = any(self._has_best(judge, is_own=is_own) for judge in self.judges)
             self.folder.make_room(
                 self.named, self.name_prefixes, num_timesteps, is_own=is_own, has_best=has_best, log=log
             )
-        return continue_best(self.evaluations, self.folder.best(), num_timesteps)
+        return continue_best(self.judges, self.folder.best(), num_timesteps)
+
+    def _has_best(self, judge: Judge, *, is_own: bool) -> bool:
+        """Whether the best here is one that is remembered: by who writes it itself, in whichever training."""
+        writes_here = isinstance(judge, EvalCallback) and Followed(judge).folder == self.path
+        return judge.best_mean_reward > float("-inf") and (is_own or writes_here)
 
 
-def places_of(path: Path, name_prefix: str, followed: Sequence[Followed]) -> dict[Path, Place]:
-    """The folders of a run by their path, its own first.
+def places_of(path: Path, name_prefix: str, followed: Sequence[Followed], training: Training) -> dict[Path, Place]:
+    """The folders of a run by their path, its own first, taken for it; errors as in :meth:`Place.open`.
 
     :param path: its own
     :param name_prefix: how the names of its own numbered checkpoints begin
     :param followed: the callbacks whose checkpoints it completes
+    :param training: the run
     """
     places = {path: Place(path=path, named=[BEST, FINAL], name_prefixes={name_prefix})}
     for each in followed:
         folder = each.folder or path
         place = places.setdefault(folder, Place(path=folder))
         place.name_prefixes |= each.name_prefixes
-        place.evaluations += each.evaluations
+        place.judges += each.evaluations
         if each.evaluations and BEST not in place.named:
             place.named.append(BEST)
+    for place in places.values():
+        place.open(training)
     return places

@@ -12,7 +12,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_clanker.errors import OptionError, PublicationError
 from sb3_clanker.paths import local_path
-from sb3_clanker.sb3.wrappers import wrapper_names
+from sb3_clanker.sb3.wrappers import environment_spec, wrapper_names
 from sb3_clanker.training.run import Training
 
 PLACEHOLDERS = ("env", "run")
@@ -111,8 +111,9 @@ def _delete_if_empty(folder: Path) -> None:
 
 def environment_id(env: VecEnv) -> str:
     """The id of an environment, as text that a file name can have; its class, where it has none."""
-    described = wrapper_names(env)[-1]
-    with suppress(Exception):  # an environment may be anything, in another process; text is what all can send
-        described = str(env.env_method("__str__", indices=0)[0])  # <TimeLimit<CartPoleEnv<CartPole-v1>>>
+    described = spec.id if (spec := environment_spec(env)) else wrapper_names(env)[-1]
+    if spec is None:
+        with suppress(Exception):  # an environment may be anything, in another process; text is what all can send
+            described = str(env.env_method("__str__", indices=0)[0])  # <TimeLimit<CartPoleEnv<CartPole-v1>>>
     innermost = re.sub(r"( instance)?>*$", "", described).rpartition("<")[2]
     return re.sub(r"[^\w.-]+", "-", innermost).strip(".-") or "env"

@@ -6,7 +6,7 @@ import functools
 import sys
 import weakref
 from collections.abc import Callable, Iterator
-from types import FrameType
+from types import FrameType, MethodType
 from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -173,8 +173,8 @@ class _StandIn:
     def __call__(self, *args: Any) -> Any:
         if not self._stays:
             self.remove()
-        method = self._before or functools.partial(getattr(type(self._callback), self._name), self._callback)
-        return self._around(lambda: method(*args))
+        method = self._before or MethodType(getattr(type(self._callback), self._name), self._callback)
+        return self._around(functools.partial(method, *args))
 
     def remove(self) -> None:
         attributes = vars(self._callback)

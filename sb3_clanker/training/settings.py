@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import TrainFrequencyUnit
@@ -19,19 +20,29 @@ from sb3_clanker.actor.observation import is_image
 from sb3_clanker.errors import OptionError, UnsupportedSpaceError
 from sb3_clanker.policy_file.spaces import describe_space
 from sb3_clanker.run_folder.names import BEST, FINAL, Checkpoint
-from sb3_clanker.training.follow import Followed
 
 _logger = logging.getLogger("sb3_clanker")
 _MANY_STEPS = 10**12
 
 
-def require_positive(option: str, value: object) -> None:
+def require_positive(*, or_none: bool = False, **options: object) -> None:
     """Refuse what is no positive integer.
+
+    :param or_none: whether it may be None
+    :raises OptionError: it is none
+    """
+    for option, value in options.items():
+        if (type(value) is not int or value < 1) and not (or_none and value is None):
+            raise OptionError(option, value, "a positive integer")
+
+
+def require_one_of(option: str, value: object, *choices: str) -> None:
+    """Refuse what is none of some words.
 
     :raises OptionError: it is none
     """
-    if type(value) is not int or value < 1:
-        raise OptionError(option, value, "a positive integer")
+    if value not in choices:
+        raise OptionError(option, value, " or ".join(f'"{choice}"' for choice in choices))
 
 
 def require_prefix(name_prefix: object) -> None:
@@ -53,15 +64,28 @@ def require_environment(eval_env: object) -> None:
         raise OptionError("eval_env", eval_env, "an environment, or None")
 
 
-def require_one_best(followed: Sequence[Followed], makes_evaluation: object) -> None:
-    """Refuse evaluations of our own beside those that are followed: both would decide on the best.
+def require_best_of(best_of: object, given: Mapping[str, object]) -> None:
+    """Refuse what has to do with evaluations where there are none.
 
-    :raises OptionError: there are both
+    :param given: what has to do with them, by option
+    :raises OptionError: there are none
     """
-    if makes_evaluation is not None and any(each.evaluations for each in followed):
-        raise OptionError(
-            "eval_env", "given", "None, as an EvalCallback beside this callback is followed, or a save_path of its own"
-        )
+    of_evaluations = [option for option, value in given.items() if value is not None]
+    if best_of == "rollout" and of_evaluations:
+        expected = f'"evaluation", or no {" and no ".join(of_evaluations)}: rollouts need none'
+        raise OptionError("best_of", best_of, expected)
+    if given["eval_env"] is None and of_evaluations:
+        raise OptionError("eval_env", None, "an environment, as callbacks or a log of evaluations were asked for")
+
+
+def require_each_step(above: BaseCallback | None) -> None:
+    """Refuse to look at rollouts from within an event: it is called at those of its parent alone.
+
+    :raises OptionError: there is such a parent
+    """
+    if above is not None:
+        expected = f'"evaluation", as a {type(above).__name__} calls it, which decides on what is written'
+        raise OptionError("best_of", "rollout", expected)
 
 
 def require_names(folder: Path, name_prefix: str) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import onnx
 from onnx.external_data_helper import uses_external_data
 
+from sb3_clanker.policy_file.dialects import dialect_of
 from sb3_clanker.policy_file.entries import contract_entries
 from sb3_clanker.policy_file.record import PolicyMetadata
 from sb3_clanker.policy_file.tensors import BATCH, TensorSpec
@@ -71,9 +72,10 @@ def _signature(value: onnx.ValueInfoProto) -> tuple[str, str, tuple[int | str, .
 
 
 def _roles(metadata: PolicyMetadata) -> Iterator[str]:
-    first, expected = metadata.outputs[0], (BATCH, metadata.action_space.n_elements)
-    if (first.name, first.dtype, first.shape) != ("action", "float32", expected):
-        yield f"the first output is {first.name} {first.dtype} {first.shape}, expected action float32 {expected}"
+    first, dialect = metadata.outputs[0], dialect_of(metadata.outputs)
+    name, expected = dialect.action, (BATCH, dialect.action_width(metadata.action_space))
+    if (first.name, first.dtype, first.shape) != (name, "float32", expected):
+        yield f"the first output is {first.name} {first.dtype} {first.shape}, expected {name} float32 {expected}"
     for spec in metadata.inputs:
         if spec.dtype not in _INPUT_TYPES.get(spec.role, ()):
             yield f"input {spec.name!r} of role {spec.role!r} is {spec.dtype}, expected {_INPUT_TYPES.get(spec.role)}"

@@ -490,6 +490,13 @@ def changed(record: dict[str, Any], **changes: Any) -> dict[str, Any]:
     return {**record, **changes}
 
 
+def _evaluated(mean_reward: float) -> dict[str, Any]:
+    """A training that was evaluated."""
+    unknown = dict.fromkeys(("std_reward", "n_episodes", "deterministic"))
+    evaluation = {"role": "best", "source": "evaluation", "num_timesteps": 1, "mean_reward": mean_reward, **unknown}
+    return {"num_timesteps": 1, "evaluation": evaluation}
+
+
 _RECORDS: dict[str, Callable[[dict[str, Any]], object]] = {
     "an action that fills the memory": lambda record: changed(
         record, action_space={"type": "Box", "shape": [1 << 26], "dtype": "float32", "low": 0.0, "high": 1.0}
@@ -505,7 +512,14 @@ _RECORDS: dict[str, Callable[[dict[str, Any]], object]] = {
         },
     ),
     "many unknown fields": lambda record: {**record, **{f"field {index}": 0 for index in range(100_000)}},
-    "a number larger than any": lambda record: changed(record, training={"num_timesteps": 1, "mean_reward": 10**400}),
+    "a number larger than any": lambda record: changed(record, training=_evaluated(10**400)),
+    "an earlier version without a training": lambda record: changed(record, schema_version=1, training=None),
+    "an earlier version of another type": lambda record: changed(
+        record, schema_version=1, training={"num_timesteps": [], "mean_reward": 1.0}
+    ),
+    "keyword arguments in one another": lambda record: changed(
+        record, environment_spec={"id": "x", "kwargs": {"a": json.loads("[" * 900 + "]" * 900)}, "omitted": []}
+    ),
     "a state that fills the memory": lambda record: changed(record, recurrent=True),
     "no record": lambda record: [],
     "no fields": lambda record: {},
@@ -541,9 +555,16 @@ def test_a_record_that_is_not_quite_json_is_refused(box: File, text: str, proble
 
 
 def test_a_number_with_too_large_an_exponent_is_no_infinity(box: File) -> None:
-    record = json.dumps(box.record).replace('"mean_reward": null', '"mean_reward": 1e999')
-    with pytest.raises(MetadataError, match=r"training\.mean_reward: number out of range"):
-        parse(resealed(box.body, {**box.entries, RECORD_KEY: record}))
+    spec = {"id": "x", "kwargs": {"a": 0.25, "b": [1, 0.25], "c": {"d": 0.25}}, "omitted": []}
+    document = changed(box.record, training=_evaluated(0.25), environment_spec=spec)
+    assert parse(box.seal(document)).metadata.environment_spec is not None
+    before, *texts = re.split(r"\b0\.25\b", json.dumps(document))
+    assert len(texts) >= 4
+    for index in range(len(texts)):
+        numbers = ["1e999" if other == index else "0.25" for other in range(len(texts))]
+        record = before + "".join(number + text for number, text in zip(numbers, texts, strict=True))
+        with pytest.raises(MetadataError, match=r"[\w.]+: number out of range"):
+            parse(resealed(box.body, {**box.entries, RECORD_KEY: record}))
 
 
 def test_a_record_of_a_hundred_megabytes_is_refused(box: File, tmp_path: Path) -> None:

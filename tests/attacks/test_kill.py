@@ -16,10 +16,12 @@ from typing import Any
 
 import pytest
 import torch as th
-from stable_baselines3 import SAC
+from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.callbacks import EvalCallback
 
 from sb3_clanker import ExportOptions, OnnxCheckpointCallback, load_checkpoint, read_metadata
+from sb3_clanker.cli.main import main
 from sb3_clanker.errors import ClankerError
 from sb3_clanker.policy_file.vectors import read_vectors
 from sb3_clanker.run_folder.folder import TrainingFolder
@@ -270,6 +272,60 @@ def test_a_kill_between_two_names_is_finished_or_cleaned_by_the_next_training(
     else:
         assert f"finished the publication of {stem}.onnx, which had been interrupted" in caplog.text
         _assert_complete(folder, stem, before)
+
+
+# Between the .zip of another callback and our files -------------------------------------------------------------------
+
+
+def _follow_until(name: str, folder: Path) -> None:
+    """Complete one best; at the next, die when a file of it is about to be staged, or to get its name."""
+    th.set_num_threads(1)
+    replace, stage = Path.replace, Publication.stage
+    ours = OnnxCheckpointCallback(on_error="raise")
+
+    def die_at(each: str) -> None:
+        if each == name and ours.reports:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def deadly_replace(self: Path, target: Path) -> Path:
+        die_at(Path(target).name)
+        return replace(self, target)
+
+    def deadly_stage(self: Publication, name: str, write: Any) -> Path:
+        die_at(f"staged {name}")
+        return stage(self, name, write)
+
+    Path.replace, Publication.stage = deadly_replace, deadly_stage  # type: ignore[assignment, method-assign]
+    best = EvalCallback(make_eval_env(), eval_freq=16, n_eval_episodes=1, best_model_save_path=str(folder), verbose=0)
+    train([best, ours], steps=32)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["staged best_model_vecnormalize.pkl", "staged best_model.onnx", "best_model_vecnormalize.pkl", "best_model.onnx"],
+)
+def test_a_kill_between_the_zip_of_another_and_our_files_is_noticed_or_finished(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    process = processes().Process(target=_follow_until, args=(name, tmp_path))
+    process.start()
+    process.join(_PATIENCE)
+    assert process.exitcode == -signal.SIGKILL
+    best = tmp_path / "best_model.onnx"
+    assert PPO.load(best.with_suffix(".zip"), device="cpu").num_timesteps == 32
+    assert read_metadata(best).training.num_timesteps == 16
+    assert states(best)["best_model.zip"] == "other"
+    assert main(["validate", str(best)]) == 1
+    assert "best_model.zip" in capsys.readouterr().err
+    TrainingFolder(tmp_path).release()
+    assert temporaries(tmp_path) == []
+    if name.startswith("staged"):
+        assert "best_model.zip is of another instant than best_model.onnx" in caplog.text
+        assert read_metadata(best).training.num_timesteps == 16
+    else:
+        assert "finished the publication of best_model.onnx, which had been interrupted" in caplog.text
+        assert set(states(best).values()) == {"matched"}
+        assert_alike(best)
 
 
 def _content(folder: Path) -> dict[str, bytes]:

@@ -39,6 +39,7 @@ from sb3_clanker.cli.main import main
 from sb3_clanker.export.exporter import Exporter
 from sb3_clanker.policy_file.container import split_container
 from sb3_clanker.policy_file.documents import encode
+from sb3_clanker.policy_file.record import EvaluationRecord
 from sb3_clanker.sb3.normalization import Normalization
 from tests.policy_file.sealing import resealed
 from tests.worlds import (
@@ -419,10 +420,12 @@ def test_the_summary_shows_rewards_keys_of_a_dict_and_own_entries(tmp_path: Path
     model.num_timesteps = 1_234_567
     options = ExportOptions(metadata={"robot": "arm-3"})
     path = tmp_path / "policy.onnx"
-    proven = Exporter(model, Normalization(vec_normalize=None), options).export(mean_reward=12.5)
+    evaluation = EvaluationRecord(role="best", num_timesteps=1000, mean_reward=12.5, std_reward=2.0, n_episodes=5)
+    proven = Exporter(model, Normalization(vec_normalize=None), options).export(evaluation=evaluation)
     path.write_bytes(proven.data)
     lines = _inspected(path, capsys)
-    assert ("trained", "1,234,567 timesteps, mean reward 12.50") in lines
+    assert ("trained", "1,234,567 timesteps") in lines
+    assert ("best by", "evaluation at 1,000 timesteps: mean reward 12.50, standard deviation 2.00, 5 episodes") in lines
     assert ("observation space", "Dict(arm: Box float32 [3], gear: Discrete int64 [])") in lines
     assert [text.split(":")[0] for label, text in lines if label == "input"] == [
         "arm float32 [batch, 3]",

@@ -104,7 +104,7 @@ def test_a_field_that_there_is_not_would_be_noticed(library: str, program: str) 
 
 def test_knows_the_versions(library: str, program: str) -> None:
     for schema, field, source in ((RECORD, "schema_version", library), (VECTORS, "format_version", program)):
-        (version,) = re.findall(rf'{field}"\] == (\d+)', source)
+        version, *_ = re.findall(rf'{field}"\] == (\d+)', source)
         assert schema.field(field).accepts(int(version))
         assert not schema.field(field).accepts(int(version) + 1)
 

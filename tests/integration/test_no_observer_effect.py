@@ -97,7 +97,7 @@ def _train(
     if extractor is not None:
         kwargs["policy_kwargs"] = {"features_extractor_class": extractor}
     random.seed(0)
-    model = make_model(algorithm, **_spaces(algorithm), n_envs=2, normalize=True, **kwargs)
+    model = make_model(algorithm, **_spaces(algorithm), n_envs=2, normalize=True, stats_window_size=2, **kwargs)
     returns = _Returns()
     model.learn(120, callback=[*callbacks, returns])
     vec_normalize = model.get_vec_normalize_env()
@@ -169,6 +169,30 @@ def test_nothing_of_a_training_changes(
     assert len(callback.reports) >= 5
     assert len(theirs["returns"]) >= 4
     _assert_equal(theirs, ours)
+
+
+@pytest.mark.parametrize("algorithm", [PPO, SAC])
+def test_nor_by_looking_at_its_rollouts(algorithm: type[BaseAlgorithm], tmp_path: Path) -> None:
+    callback = OnnxCheckpointCallback(tmp_path, best_of="rollout", eval_freq=5, on_error="raise")
+    _assert_equal(_train(algorithm, []), _train(algorithm, [callback]))
+    assert callback.reports[0].path.stem == "best_model"
+
+
+@pytest.mark.parametrize("algorithm", [PPO, SAC, MaskablePPO])
+def test_nothing_of_a_training_changes_where_others_are_followed(
+    algorithm: type[BaseAlgorithm], tmp_path: Path
+) -> None:
+    evaluation = MaskableEvalCallback if algorithm is MaskablePPO else EvalCallback
+    left = []
+    for ours in ([], [OnnxCheckpointCallback(on_error="raise", save_freq=25)]):
+        folder = str(tmp_path / str(len(ours)))
+        best = evaluation(
+            _eval_env(algorithm), eval_freq=EVAL_FREQ, n_eval_episodes=1, best_model_save_path=folder, verbose=0
+        )
+        left.append(_train(algorithm, [*ours, best, CheckpointCallback(SAVE_FREQ, folder)], _Noisy))
+        left[-1]["best"] = best.best_mean_reward
+        assert all(len(callback.reports) >= 5 for callback in ours)
+    _assert_equal(left[0], left[1])
 
 
 def test_the_check_notices_one_draw_from_a_generator(tmp_path: Path) -> None:

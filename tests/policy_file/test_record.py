@@ -30,7 +30,13 @@ from sb3_clanker.errors import (
 from sb3_clanker.policy_file.container import join_container, split_container
 from sb3_clanker.policy_file.entries import CONTRACT_KEYS, check_entries, contract_entries
 from sb3_clanker.policy_file.reading import parse
-from sb3_clanker.policy_file.record import CheckpointRecord, NormalizationRecord, PairedFile
+from sb3_clanker.policy_file.record import (
+    CheckpointRecord,
+    EnvironmentRecord,
+    EvaluationRecord,
+    NormalizationRecord,
+    PairedFile,
+)
 from sb3_clanker.policy_file.seal import stamp
 from sb3_clanker.policy_file.spaces import BoxSpace, DiscreteSpace
 from sb3_clanker.policy_file.tensors import TensorSpec
@@ -39,6 +45,9 @@ from tests.policy_file.sealing import SEAL_KEY, resealed
 from tests.worlds import BOX_ACTION, BOX_OBSERVATION, make_model
 
 ENTRIES = {"robot": "arm-3", "Ünïcode": "€ \n\0", "notes": "a careful person wrote this. " * 20}
+EVALUATION = EvaluationRecord(
+    role="best", num_timesteps=1000, mean_reward=-0.1, std_reward=2.0, n_episodes=5, deterministic=True
+)
 RECORD_KEY = "sb3_clanker"
 DAMAGED = "the file was changed or damaged after it was proven"
 
@@ -147,7 +156,7 @@ def test_the_contract_tells_of_a_policy_with_a_memory(box: File) -> None:
 
 def test_the_record_says_what_was_exported(box: File) -> None:
     metadata = read_metadata(box.path)
-    assert metadata.schema_version == 1
+    assert metadata.schema_version == 2
     assert metadata.algorithm == "PPO"
     assert metadata.policy_class == "stable_baselines3.common.policies.ActorCriticPolicy"
     assert metadata.observation_space == BoxSpace(shape=(3,), dtype="float32", low=-2.0, high=3.0)
@@ -208,7 +217,10 @@ def test_a_record_with_every_field_filled_comes_back(box: File) -> None:
     full = replace(
         box.metadata,
         normalization=NormalizationRecord(status="folded", keys=("a", "b"), clip_obs=10.0, epsilon=1e-8),
-        training=replace(box.metadata.training, mean_reward=-0.1),
+        training=replace(box.metadata.training, evaluation=EVALUATION),
+        environment_spec=EnvironmentRecord(
+            id="ALE/Pong-v5", kwargs={"a": None, "b": (1, 0.5, "x"), "c": {"d": True}, "e": 3}, omitted=("f",)
+        ),
         checkpoint=CheckpointRecord(
             algorithm_file=PairedFile(name="policy.zip", digest="zip:00"),
             statistics_file=PairedFile(name="policy.pkl", digest="sha256:00"),
@@ -447,10 +459,10 @@ def refused(path: Path, *problems: str) -> None:
         ({"inputs": {}}, "inputs: expected `array`, got `object`"),
         ({"inputs": [1]}, "inputs[0]: expected `object`, got `int`"),
         (
-            {"training": {"num_timesteps": 1.5, "mean_reward": None}},
+            {"training": {"num_timesteps": 1.5, "evaluation": None}},
             "training.num_timesteps: expected `int`, got `float`",
         ),
-        ({"training": {"num_timesteps": 1}}, "training: object missing required field `mean_reward`"),
+        ({"training": {"num_timesteps": 1}}, "training: object missing required field `evaluation`"),
         (
             {"action_space": {"type": "Tuple"}},
             "action_space.type: invalid value 'Tuple'",
@@ -503,7 +515,9 @@ def test_a_number_that_json_does_not_have_is_refused(box: File, write: Write, co
 
 
 def test_a_record_is_never_written_with_a_number_that_json_does_not_have(box: File) -> None:
-    metadata = replace(box.metadata, training=replace(box.metadata.training, mean_reward=float("nan")))
+    metadata = replace(
+        box.metadata, training=replace(box.metadata.training, evaluation=replace(EVALUATION, mean_reward=float("nan")))
+    )
     with pytest.raises(ValueError, match="Out of range float values are not JSON compliant"):
         stamp(box.body, metadata)
 
@@ -549,13 +563,13 @@ def test_a_field_nested_to_any_depth_is_refused(box: File, opening: str, closing
             parse(box.with_record(record))
 
 
-@pytest.mark.parametrize("found", [2, 1000], ids=repr)
+@pytest.mark.parametrize("found", [3, 1000], ids=repr)
 def test_a_newer_schema_version_asks_for_an_upgrade(box: File, write: Write, found: int) -> None:
     path = write(box.with_fields(schema_version=found, field_of_the_future=True))
-    message = f"{path}: schema version {found} of the record is unknown, expected 1 to 1. Upgrade sb3-clanker."
+    message = f"{path}: schema version {found} of the record is unknown, expected 1 to 2. Upgrade sb3-clanker."
     with pytest.raises(SchemaVersionError, match=f"^{re.escape(message)}$") as raised:
         read_metadata(path)
-    assert (raised.value.path, raised.value.found, raised.value.known) == (path, found, 1)
+    assert (raised.value.path, raised.value.found, raised.value.known) == (path, found, 2)
     assert isinstance(raised.value, PolicyFileError)
     assert isinstance(raised.value, ClankerError)
     assert isinstance(raised.value, ValueError)
@@ -564,7 +578,7 @@ def test_a_newer_schema_version_asks_for_an_upgrade(box: File, write: Write, fou
 @pytest.mark.parametrize("found", [0, -1, "1", 1.0, True, None, [1]], ids=repr)
 def test_any_other_schema_version_asks_for_another_export(box: File, write: Write, found: object) -> None:
     path = write(box.with_fields(schema_version=found))
-    message = f"{path}: schema version {found!r} of the record is unknown, expected 1 to 1. Export the policy again."
+    message = f"{path}: schema version {found!r} of the record is unknown, expected 1 to 2. Export the policy again."
     with pytest.raises(SchemaVersionError, match=f"^{re.escape(message)}$") as raised:
         read_metadata(path)
     assert raised.value.found == found

@@ -35,6 +35,21 @@ def test_the_file_of_each_version_is_read_and_runs(path: Path) -> None:
     assert action.shape == (1,)
 
 
+def test_of_the_first_version_all_is_kept_that_it_knew() -> None:
+    entry = {"training": {"num_timesteps": 7, "mean_reward": 1.5}, "checkpoint": {"together": True, "followed": True}}
+    upgraded = reading.UPGRADES[1]({"algorithm": "PPO", **entry})
+    evaluation = upgraded["training"]["evaluation"]
+    assert upgraded["training"]["num_timesteps"] == evaluation["num_timesteps"] == 7
+    assert (evaluation["role"], evaluation["source"], evaluation["mean_reward"]) == ("best", "evaluation", 1.5)
+    assert upgraded["checkpoint"] == entry["checkpoint"]
+    alone = reading.UPGRADES[1]({"training": {"num_timesteps": 7, "mean_reward": None}, "checkpoint": None})
+    assert alone == {
+        "training": {"num_timesteps": 7, "evaluation": None},
+        "checkpoint": None,
+        "environment_spec": None,
+    }
+
+
 class _NextMetadata(PolicyMetadata, frozen=True, kw_only=True):
     """The record of the next version: ``site`` is new, and ``control_period`` is in milliseconds."""
 

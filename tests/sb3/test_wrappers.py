@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import (
@@ -25,8 +27,16 @@ from stable_baselines3.common.vec_env import (
 
 from sb3_clanker import ExportOptions, OnnxPolicy, export_policy
 from sb3_clanker.errors import ClankerWarning, InnerNormalizationWarning
-from sb3_clanker.policy_file.record import FrameStackRecord, PolicyMetadata
-from sb3_clanker.sb3.wrappers import FrameStack, frame_stacks, warn_of_inner_normalization, wrapper_names
+from sb3_clanker.policy_file.documents import encode
+from sb3_clanker.policy_file.record import EnvironmentRecord, FrameStackRecord, KeywordArgument, PolicyMetadata
+from sb3_clanker.sb3.wrappers import (
+    FrameStack,
+    environment_spec,
+    frame_stacks,
+    warn_of_inner_normalization,
+    wrapper_names,
+)
+from sb3_clanker.training.placeholders import environment_id
 from tests.worlds import BOX_ACTION, BOX_OBSERVATION, UNBOUNDED_OBSERVATION, SpacesEnv, make_env, make_model
 
 IMAGE = spaces.Box(0, 255, (3, 36, 36), np.uint8)
@@ -460,5 +470,94 @@ def test_normalization_within_a_subprocess_is_warned_of() -> None:
     try:
         with pytest.warns(InnerNormalizationWarning, match=INNER):
             warn_of_inner_normalization(env)
+    finally:
+        env.close()
+
+
+# What gymnasium knows of an environment -----------------------------------------------------------------------------
+
+
+def _made(**kwargs: Any) -> gym.Env[Any, Any]:
+    env = SpacesEnv(BOX_OBSERVATION, BOX_ACTION)
+    env.spec = EnvSpec("robots/Arm-v3", entry_point="robots:Arm", kwargs=kwargs)
+    return env
+
+
+def test_an_environment_is_known_by_its_id_and_keyword_arguments() -> None:
+    env = DummyVecEnv([lambda: Monitor(gym.make("CartPole-v1", render_mode="rgb_array"))])
+    spec = environment_spec(VecNormalize(env))
+    assert spec is not None
+    assert spec.id == "CartPole-v1"
+    assert (spec.kwargs["render_mode"], spec.omitted) == ("rgb_array", ())
+
+
+def test_the_record_has_it(tmp_path: Path) -> None:
+    model = make_model(env=DummyVecEnv([lambda: gym.make("CartPole-v1", sutton_barto_reward=True)]))
+    spec = export_policy(model, tmp_path / "policy.onnx").metadata.environment_spec
+    assert spec is not None
+    assert (spec.id, spec.kwargs["sutton_barto_reward"]) == ("CartPole-v1", True)
+
+
+def test_keyword_arguments_are_kept_as_far_as_a_file_may_hold_them() -> None:
+    kept: dict[str, KeywordArgument] = {
+        "n": 3,
+        "x": 0.5,
+        "on": True,
+        "none": None,
+        "goal": (1.0, 2),
+        "sizes": {"a": 1},
+        "name": "arm 1/2 a:b",
+    }
+    omitted = {
+        "function": len,
+        "array": np.zeros(3),
+        "nan": math.nan,
+        "infinite": [1.0, -math.inf],
+        "nested": [[1]],
+        "numbered": {1: 2},
+        "long": "x" * 1_001,
+        "home": "/home/me/model.xml",
+        "tilde": "~/model.xml",
+        "windows": "C:\\Users\\me",
+        "share": r"\\server\share",
+        "within": {"file": "/tmp/x"},  # noqa: S108
+        "option": ["--config=/etc/x"],
+        "url": "http://me:secret@host",
+        "path": Path("x"),
+    }
+    spec = environment_spec(DummyVecEnv([lambda: _made(**kept, **omitted)]))
+    assert spec == EnvironmentRecord(id="robots/Arm-v3", kwargs=kept, omitted=tuple(omitted))
+    many = environment_spec(DummyVecEnv([lambda: _made(**{f"k{n}": "x" * 900 for n in range(20)})]))
+    assert many is not None
+    assert 0 < len(encode(many.kwargs)) <= 10_000
+    assert {*many.kwargs, *many.omitted} == {f"k{n}" for n in range(20)}
+
+
+class _Refusing(DummyVecEnv):
+    """Answers no question."""
+
+    def _refuse(self, *_: object, **__: object) -> Any:
+        raise NotImplementedError
+
+    env_method = env_is_wrapped = _refuse
+
+
+def test_an_environment_that_cannot_be_asked_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    env = _Refusing([lambda: _made(n=1)])
+    assert environment_spec(env) == EnvironmentRecord(id="robots/Arm-v3", kwargs={"n": 1})
+    assert environment_id(env) == "robots-Arm-v3"
+    warn_of_inner_normalization(env)
+    monkeypatch.setattr(env, "envs", [object()])
+    assert environment_spec(env) is None
+    assert environment_spec(None) is None
+    assert environment_spec(make_env(BOX_OBSERVATION, BOX_ACTION)) is None
+
+
+def test_an_environment_in_another_process_is_not_asked() -> None:
+    """Its spec holds a lambda: a worker of SubprocVecEnv would die of sending it."""
+    env = SubprocVecEnv([lambda: Monitor(_made(f=lambda: 1))], start_method="fork")
+    try:
+        assert environment_spec(env) is None
+        env.reset()
     finally:
         env.close()

@@ -36,7 +36,7 @@ from sb3_clanker.cli.main import main
 from sb3_clanker.errors import ObservationError, OptionError, TargetError, ValidationError
 from sb3_clanker.policy_file.documents import encode
 from sb3_clanker.policy_file.record import FrameStackRecord
-from sb3_clanker.policy_file.spaces import DiscreteSpace, ObservationSpace, describe_space
+from sb3_clanker.policy_file.spaces import DiscreteSpace, LeafSpace, ObservationSpace, describe_space
 from sb3_clanker.policy_file.tensors import TensorSpec
 from sb3_clanker.policy_file.vectors import read_vectors
 from sb3_clanker.runtime.check_vectors import check_vectors
@@ -51,6 +51,7 @@ VISION = spaces.Dict(
     {"image": spaces.Box(0, 255, (3, 36, 36), np.uint8), "joint_positions": spaces.Box(-3.0, 3.0, (4,))}
 )
 SEEN = describe_space(VISION, "observation")
+CHOICES = DiscreteSpace(n=2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +61,7 @@ class Shape:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     observation_space: ObservationSpace = SEEN
+    action_space: LeafSpace = CHOICES
 
 
 def _observation(name: str, *shape: int | str, dtype: str = "float32", **kwargs: Any) -> TensorSpec:
@@ -215,7 +217,7 @@ def test_every_broken_rule_is_told_at_once() -> None:
 
 @pytest.mark.parametrize("target", ["ros", "", "CLANKERS", 3, ["clankers"]])
 def test_an_unknown_target_is_refused(target: Any) -> None:
-    with pytest.raises(OptionError, match=r"target=.* cannot be used: expected one of 'clankers', 'onnxruntime-web', "):
+    with pytest.raises(OptionError, match=r"target=.* cannot be used: expected one of 'clankers', 'godot', 'onnx"):
         ExportOptions(target=target)
 
 
