@@ -4,11 +4,12 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 SWEEPS := .venv/.sweeps
 
-.PHONY: help example test lint types unit test-sweeps soak bench schema version clean
+.PHONY: help example test lint types unit test-light test-sweeps soak bench schema version clean
 
 help:
 	@echo "make example      train CartPole, write best_model.onnx, play it"
 	@echo "make test         lint, check types, run the tests"
+	@echo "make test-light   install numpy, onnxruntime and msgspec alone, from PyPI, and run a policy"
 	@echo "make test-sweeps  run the examples of sweeps with Ray, Optuna and an S3 server"
 	@echo "make soak         run the long tests: drawn spaces, killed trainings, damaged files"
 	@echo "make bench        what it costs, beside Stable-Baselines3 itself"
@@ -33,12 +34,16 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/vermin --quiet --no-tips --violations --target=3.10- sb3_clanker examples
 
 types: $(INSTALLED)
 	$(BIN)/mypy
 
 unit: $(INSTALLED)
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+test-light: $(INSTALLED)
+	$(BIN)/python -m pytest -m light
 
 $(SWEEPS): $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group sweeps

@@ -9,14 +9,17 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from sb3_clanker.dependencies import READING, required_for
 from sb3_clanker.errors import *
-from sb3_clanker.options import ExportOptions as ExportOptions
-from sb3_clanker.policy_file.reading import read_metadata as read_metadata
-from sb3_clanker.policy_file.record import PolicyMetadata as PolicyMetadata
-from sb3_clanker.report import ValidationReport as ValidationReport
-from sb3_clanker.runtime.policy import OnnxPolicy as OnnxPolicy
-from sb3_clanker.targets.check import TargetReport as TargetReport
-from sb3_clanker.targets.check import check_target as check_target
+
+with required_for("sb3_clanker", READING):
+    from sb3_clanker.options import ExportOptions as ExportOptions
+    from sb3_clanker.policy_file.reading import read_metadata as read_metadata
+    from sb3_clanker.policy_file.record import PolicyMetadata as PolicyMetadata
+    from sb3_clanker.report import ValidationReport as ValidationReport
+    from sb3_clanker.runtime.policy import OnnxPolicy as OnnxPolicy
+    from sb3_clanker.targets.check import TargetReport as TargetReport
+    from sb3_clanker.targets.check import check_target as check_target
 
 __version__ = "0.1.0"
 
@@ -39,7 +42,8 @@ else:
 
     def __getattr__(name: str) -> object:
         if name in _TRAINING_SIDE:
-            return getattr(importlib.import_module(f"sb3_clanker.{_TRAINING_SIDE[name]}"), name)
+            with required_for(name):
+                return getattr(importlib.import_module(f"sb3_clanker.{_TRAINING_SIDE[name]}"), name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
     def __dir__() -> list[str]:

@@ -147,12 +147,14 @@ def test_the_loop_in_python_plays(policies: list[Path]) -> None:
     assert [part.shape for part in names["state"]] == [(1, 1, 16)] * 2
 
 
-def test_the_export_for_a_target_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    *_, export = re.findall(r"```python\n(.*?)```", (DOCS / "deploying.md").read_text(), re.DOTALL)
+def test_the_exports_for_a_target_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (DOCS / "deploying.md").read_text(), re.DOTALL)
     monkeypatch.chdir(tmp_path)
-    names = {"export_policy": export_policy, "ExportOptions": ExportOptions, "model": make_model()}
-    exec(export, names)  # noqa: S102 - a program of our own
-    assert check_target(read_metadata(tmp_path / "arm.onnx"), "clankers").accepts
+    model = make_model(action_space=spaces.Box(-1.0, 1.0, (2,)))
+    for export in blocks[-2:]:
+        exec(export, {"export_policy": export_policy, "ExportOptions": ExportOptions, "model": model})  # noqa: S102
+    for name, target in (("arm", "clankers"), ("player", "godot")):
+        assert check_target(read_metadata(tmp_path / f"{name}.onnx"), target).accepts
 
 
 @pytest.mark.parametrize("name", ["file-format.md", "deploying.md"])

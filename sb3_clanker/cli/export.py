@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sb3_clanker.cli.arguments import TRUST, Commands, Loading, add_loading
 from sb3_clanker.cli.many import Done, add_many, in_short, is_one_file, run_many
 from sb3_clanker.cli.text import say
+from sb3_clanker.dependencies import required_for
 from sb3_clanker.display import printable
 from sb3_clanker.errors import ClankerError, FileInTheWayError
 from sb3_clanker.options import ExportOptions
@@ -89,7 +90,8 @@ def _output(zip_path: Path, output: str | None) -> str | Path:
 def _export(
     zip_path: Path, output: str | Path, *, options: ExportOptions, loading: Loading
 ) -> tuple[ExportReport, Normalization]:
-    from sb3_clanker.export.calls import onnx_path, write_policy
+    with required_for("sb3-clanker export"):
+        from sb3_clanker.export.calls import onnx_path, write_policy
 
     path = onnx_path(output)
     model, normalization = loading.load(zip_path)

@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 
 from sb3_clanker import __version__
 from sb3_clanker.cli.export import add_export
@@ -50,8 +51,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    def _print_message(self, message: str, file: Any = None) -> None:
+        with suppress(AttributeError, OSError):  # as argparse itself has it from Python 3.11 on
+            super()._print_message(message, file)
+
+
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = _Parser(
         prog="sb3-clanker", description="Proven ONNX policies from Stable-Baselines3.", epilog=_EPILOG
     )
     parser.add_argument("--version", action="version", version=f"sb3-clanker {__version__}")

@@ -12,6 +12,7 @@ from typing import Literal
 from sb3_clanker.cli.arguments import TRUST, Commands, Loading, add_loading
 from sb3_clanker.cli.many import Done, add_many, in_short, is_one_file, read_found, run_many
 from sb3_clanker.cli.text import say
+from sb3_clanker.dependencies import required_for
 from sb3_clanker.display import printable
 from sb3_clanker.options import ExportOptions
 from sb3_clanker.policy_file.documents import to_fields
@@ -134,7 +135,8 @@ def _validate(
     checked = None if vectors is None else check_vectors(OnnxPolicy.from_file(file), read_vectors(vectors))
     if model is None:
         return _Checked(file=file, partners=partners, vectors=checked)
-    from sb3_clanker.export.calls import check_policy
+    with required_for("sb3-clanker validate --model"):
+        from sb3_clanker.export.calls import check_policy
 
     algorithm, normalization = loading.load(model, file)
     proof = check_policy(file.data, metadata, algorithm, normalization, ExportOptions())

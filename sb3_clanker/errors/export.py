@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from sb3_clanker.errors.root import ClankerError
-from sb3_clanker.report import LatencyRecord, ValidationReport
+
+if TYPE_CHECKING:  # which needs msgspec, and an error says that it is missing
+    from sb3_clanker.report import LatencyRecord, ValidationReport
 
 
 class OptionError(ClankerError, ValueError):
@@ -37,7 +40,7 @@ class ReservedMetadataKeyError(ClankerError, ValueError):
 
 
 class MissingDependencyError(ClankerError, ImportError):
-    """An optional package is needed and not installed.
+    """A package is needed and not installed.
 
     :ivar package: name of the package on PyPI
     """

@@ -6,7 +6,7 @@ import functools
 import importlib.metadata
 import math
 import platform
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 
 from msgspec.structs import replace
 
@@ -59,7 +59,9 @@ def describe(
         environment_spec=now.environment_spec,
         control_period=options.control_period,
         training=TrainingRecord(num_timesteps=now.num_timesteps, evaluation=evaluation and _finite(evaluation)),
-        provenance=Provenance(created=datetime.now(UTC).isoformat(timespec="seconds"), versions=dict(_versions())),
+        provenance=Provenance(
+            created=datetime.now(timezone.utc).isoformat(timespec="seconds"), versions=dict(_versions())
+        ),
         checkpoint=checkpoint,
         entries=dict(options.metadata),
     )

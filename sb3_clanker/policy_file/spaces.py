@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from sb3_clanker.dependencies import SPACES, required_for
 from sb3_clanker.errors import UnsupportedSpaceError
 from sb3_clanker.policy_file.bounds import Bound, cast_bound, pack_bound, unpack_bound
 from sb3_clanker.policy_file.tensors import Sampling
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 SpaceRole: TypeAlias = Literal["observation", "action"]
 
 _END_OF_INT64 = 1 << 63
+_requires_gymnasium = required_for("A space of gymnasium", SPACES)
 
 
 class _Space(
@@ -135,6 +137,7 @@ class BoxSpace(_Leaf, _Space, frozen=True, kw_only=True):
         low, high = (pack_bound(bound, as_list=role == "action") for bound in (space.low, space.high))
         return cls(shape=tuple(space.shape), dtype=str(space.dtype), low=low, high=high)
 
+    @_requires_gymnasium
     def to_gymnasium(self) -> spaces.Box:
         from gymnasium import spaces
 
@@ -185,6 +188,7 @@ class DiscreteSpace(_Leaf, _Space, frozen=True, kw_only=True):
             )
         return cls(n=int(space.n), dtype=str(space.dtype))
 
+    @_requires_gymnasium
     def to_gymnasium(self) -> spaces.Discrete:
         from gymnasium import spaces
 
@@ -222,6 +226,7 @@ class MultiDiscreteSpace(_Leaf, _Space, frozen=True, kw_only=True):
             raise UnsupportedSpaceError(role, str(space), "only one dimension, starting at 0, is supported")
         return cls(nvec=tuple(map(int, space.nvec)), shape=tuple(space.shape), dtype=str(space.dtype))
 
+    @_requires_gymnasium
     def to_gymnasium(self) -> spaces.MultiDiscrete:
         from gymnasium import spaces
 
@@ -261,6 +266,7 @@ class MultiBinarySpace(_Leaf, _Space, frozen=True, kw_only=True):
         shape = tuple(space.shape)
         return cls(n=shape if np.ndim(space.n) else shape[0], shape=shape, dtype=str(space.dtype))
 
+    @_requires_gymnasium
     def to_gymnasium(self) -> spaces.MultiBinary:
         from gymnasium import spaces
 
@@ -283,6 +289,7 @@ class DictSpace(_Space, frozen=True, kw_only=True):
         """The leaves by key, in order."""
         return dict(self.spaces.items())
 
+    @_requires_gymnasium
     def to_gymnasium(self) -> Space[Any]:
         from gymnasium import spaces
 

@@ -140,5 +140,8 @@ def pair_with_zip(path: Path, name: str | None = None) -> PairedFile:
 
 def pair_with_file(path: Path, name: str | None = None) -> PairedFile:
     """Identify a file by its SHA-256, however large it is."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return PairedFile(name=name or path.name, digest=f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}")
+        while chunk := file.read(1 << 18):
+            digest.update(chunk)
+    return PairedFile(name=name or path.name, digest=f"sha256:{digest.hexdigest()}")

@@ -9,7 +9,7 @@ from contextlib import suppress
 from io import BufferedWriter
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import final
 
 from sb3_clanker.errors import PublicationError
 from sb3_clanker.run_folder.names import TEMPORARY
@@ -18,6 +18,7 @@ Write = Callable[[BufferedWriter], object]
 """Writes the content of a file to it, open and binary."""
 
 
+@final
 class Publication:
     """Files that appear complete, and as nearly together as a file system allows.
 
@@ -83,7 +84,7 @@ class Publication:
             if not is_new:
                 self.replaced.append(path)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Publication:
         return self
 
     def __exit__(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 from sb3_clanker.run_folder.publication import Publication
 
@@ -22,7 +21,7 @@ class OwnFile:
     written: tuple[int, int, int, int]
 
     @classmethod
-    def at(cls, path: Path) -> Self:
+    def at(cls, path: Path) -> OwnFile:
         """The file that is there now.
 
         :raises OSError: there is none

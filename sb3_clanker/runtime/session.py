@@ -6,9 +6,9 @@ import reprlib
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
-import onnxruntime
 from numpy.typing import NDArray
 
+from sb3_clanker.dependencies import RUNTIME, required_for
 from sb3_clanker.errors import PolicyFileError, UnsafeGraphError
 from sb3_clanker.policy_file.container import MalformedContainerError, split_container
 from sb3_clanker.policy_file.reading import PolicyFile
@@ -17,7 +17,8 @@ from sb3_clanker.runtime.screening import HostileGraphError, screen
 
 Array: TypeAlias = NDArray[Any]
 
-_FOLDING_IS_LIMITED = tuple(int(part) for part in onnxruntime.__version__.split(".")[:2]) >= (1, 27)
+_FIRST_TO_LIMIT_FOLDING = (1, 27)
+"""The version of onnxruntime; older ones compute values of any size in advance."""
 _ONNX_TYPES = {"float32": "tensor(float)", "uint8": "tensor(uint8)", "bool": "tensor(bool)"}
 
 
@@ -28,6 +29,7 @@ class Runner(Protocol):
         """The outputs of these names, for an array for each input."""
 
 
+@required_for("Running a policy", RUNTIME)
 def open_session(file: PolicyFile, *, trusted: bool = False) -> Runner:
     """Load the graph of a file.
 
@@ -35,9 +37,13 @@ def open_session(file: PolicyFile, *, trusted: bool = False) -> Runner:
     :param trusted: whether the graph was loaded before, with other weights
     :raises PolicyFileError: it cannot be run, or is not what its record says
     :raises UnsafeGraphError: a graph that no policy needs, and that could be costly to load or read other files
+    :raises MissingDependencyError: onnxruntime is not installed
     """
+    import onnxruntime
+
+    is_limited = tuple(int(part) for part in onnxruntime.__version__.split(".")[:2]) >= _FIRST_TO_LIMIT_FOLDING
     try:
-        foldable = trusted or screen(file.body or split_container(file.data)[0], is_limited=_FOLDING_IS_LIMITED)
+        foldable = trusted or screen(file.body or split_container(file.data)[0], is_limited=is_limited)
     except (HostileGraphError, MalformedContainerError) as error:
         raise UnsafeGraphError(file.path, str(error)) from error
     options = onnxruntime.SessionOptions()

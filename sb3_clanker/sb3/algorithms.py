@@ -18,6 +18,7 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.save_util import load_from_zip_file
 
+from sb3_clanker.dependencies import CONTRIB, required_for
 from sb3_clanker.errors import CheckpointError, MissingDependencyError, MissingFileError, OptionError
 from sb3_clanker.paths import is_file, local_path
 from sb3_clanker.run_folder.identity import pair_with_zip
@@ -159,7 +160,7 @@ def _read(path: Path) -> dict[str, Any]:
         data, _, _ = load_from_zip_file(path, device="cpu")
     except ImportError as error:
         if (error.name or "").split(".")[0] == "sb3_contrib":
-            raise missing_contrib("The algorithm in this file") from error
+            raise MissingDependencyError("sb3-contrib", "The algorithm in this file", CONTRIB) from error
         raise CheckpointError(
             path,
             f"it needs a module that cannot be imported ({error})",
@@ -197,13 +198,6 @@ def _recognise(path: Path, data: Mapping[str, Any]) -> str:
 
 def _import_class(name: str) -> type[BaseAlgorithm]:
     module, _, attribute = ALGORITHMS[name].module.rpartition(".")
-    try:
+    with required_for(f"The algorithm {attribute}", CONTRIB):
         cls: type[BaseAlgorithm] = getattr(importlib.import_module(module), attribute)
-    except ImportError as error:
-        raise missing_contrib(f"The algorithm {attribute}") from error
     return cls
-
-
-def missing_contrib(purpose: str) -> MissingDependencyError:
-    """The error for what needs sb3-contrib, where it is not installed."""
-    return MissingDependencyError("sb3-contrib", purpose, "pip install 'sb3-clanker[contrib]'")

@@ -17,10 +17,10 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 
 from sb3_clanker.actor.actor import masked_choices
+from sb3_clanker.dependencies import CONTRIB, required_for
 from sb3_clanker.errors import PublicationError
 from sb3_clanker.policy_file.record import EvaluationRecord, PolicyMetadata
 from sb3_clanker.run_folder.publication import Publication, ensure_folder
-from sb3_clanker.sb3.algorithms import missing_contrib
 from sb3_clanker.training.interruption import indivisible
 from sb3_clanker.training.run import Training
 
@@ -51,10 +51,8 @@ def evaluation_of(model: BaseAlgorithm) -> type[EvalCallback]:
     """
     if not masked_choices(model.policy):
         return EvalCallback
-    try:
+    with required_for("The evaluation of a maskable policy", CONTRIB):
         from sb3_contrib.common.maskable.callbacks import MaskableEvalCallback
-    except ImportError as error:
-        raise missing_contrib("The evaluation of a maskable policy") from error
     return MaskableEvalCallback
 
 
