@@ -22,7 +22,7 @@ import sb3_clanker
 from sb3_clanker import ExportOptions, ValidationReport, errors
 
 API = """
-CheckpointError (ClankerError, ValueError)
+AlgorithmFileError (ClankerError, ValueError)
 ClankerError (Exception)
 ClankerWarning (UserWarning)
 ExportOptions(*, opset_version: int = 18, atol: float = 1e-05, rtol: float = 1e-05, n_samples: int | None = None,

@@ -11,7 +11,7 @@ import pytest
 import sb3_clanker
 from sb3_clanker import errors
 from sb3_clanker.errors import (
-    CheckpointError,
+    AlgorithmFileError,
     ClankerError,
     ClankerWarning,
     FileInTheWayError,
@@ -107,7 +107,7 @@ def test_every_warning_is_a_clanker_warning(cls: type[Warning]) -> None:
             "Cannot export the action space Discrete(3, start=1): it starts at 1.",
         ),
         (
-            CheckpointError(_PATH, "it is damaged", "Save the model again."),
+            AlgorithmFileError(_PATH, "it is damaged", "Save the model again."),
             ValueError,
             f"{_PATH}: it is damaged. Save the model again.",
         ),
@@ -252,7 +252,7 @@ def test_facts_stay_on_the_error() -> None:
 @pytest.mark.parametrize(
     "error",
     [
-        CheckpointError(_PATH, "it is damaged", "Save it again."),
+        AlgorithmFileError(_PATH, "it is damaged", "Save it again."),
         MissingFileError(_PATH, "file"),
         PublicationError(_PATH, "no"),
         FileInTheWayError(_PATH, "no"),
@@ -264,7 +264,7 @@ def test_facts_stay_on_the_error() -> None:
     ids=lambda error: type(error).__name__,
 )
 def test_an_error_of_a_file_names_it_by_path(
-    error: CheckpointError | FileInTheWayError | MissingFileError | PublicationError | PolicyFileError | WorkerError,
+    error: AlgorithmFileError | FileInTheWayError | MissingFileError | PublicationError | PolicyFileError | WorkerError,
 ) -> None:
     assert error.path == _PATH
     assert str(error).startswith(f"{_PATH}: ")

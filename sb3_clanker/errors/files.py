@@ -47,7 +47,7 @@ class UnreadableFileError(ClankerError, OSError):
         super().__init__(f"{path}: this {what} cannot be read: {problem}. Check what it is and who may read it.")
 
 
-class CheckpointError(ClankerError, ValueError):
+class AlgorithmFileError(ClankerError, ValueError):
     """A Stable-Baselines3 ``.zip`` that cannot be loaded.
 
     :ivar path: the file

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from sb3_clanker.errors import CheckpointError, ClankerError, MissingFileError, UnmatchedFilesError
+from sb3_clanker.errors import AlgorithmFileError, ClankerError, MissingFileError, UnmatchedFilesError
 from sb3_clanker.paths import is_file
 from sb3_clanker.policy_file.record import PairedFile, PolicyMetadata
 from sb3_clanker.run_folder.names import Checkpoint, FileKind
@@ -113,7 +113,7 @@ def identify(path: Path, file: PairedFile) -> bool:
     """Whether a file is the one that a record names, whatever it is called."""
     try:
         found = pair_with_zip(path) if file.digest.startswith("zip:") else pair_with_file(path)
-    except (CheckpointError, OSError, ValueError):  # ValueError: a name that no file can have
+    except (AlgorithmFileError, OSError, ValueError):  # ValueError: a name that no file can have
         return False
     return found.digest == file.digest
 
@@ -123,17 +123,17 @@ def pair_with_zip(path: Path, name: str | None = None) -> PairedFile:
 
     :param path: where it lies
     :param name: the name to record, if it is about to get another
-    :raises CheckpointError: it is not a whole zip file
+    :raises AlgorithmFileError: it is not a whole zip file
     """
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
-        raise CheckpointError(
+        raise AlgorithmFileError(
             path, f"this is not a zip file, or it is damaged ({error})", "Save the model again."
         ) from error
     if min((entry.header_offset for entry in entries), default=0) > 0:  # cut off within a zip that is in the zip
-        raise CheckpointError(path, "it is damaged: its end is missing", "Save the model again.")
+        raise AlgorithmFileError(path, "it is damaged: its end is missing", "Save the model again.")
     members = [(entry.filename, entry.CRC, entry.file_size) for entry in entries]
     return PairedFile(name=name or path.name, digest=f"zip:{hashlib.sha256(repr(members).encode()).hexdigest()}")
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sb3_clanker.errors import CheckpointError, ClankerError, MissingFileError, UnreadableFileError
+from sb3_clanker.errors import AlgorithmFileError, ClankerError, MissingFileError, UnreadableFileError
 from sb3_clanker.paths import is_folder
 from sb3_clanker.run_folder.identity import pair_with_zip
 from sb3_clanker.run_folder.names import TEMPORARY, FileKind
@@ -56,7 +56,7 @@ def holds_algorithm(path: Path) -> bool:
         pair_with_zip(path)  # refuses what is not whole
         with zipfile.ZipFile(path) as archive:
             return set(archive.namelist()) >= _OF_STABLE_BASELINES3
-    except (CheckpointError, OSError):
+    except (AlgorithmFileError, OSError):
         return True
 
 

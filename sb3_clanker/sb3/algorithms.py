@@ -19,7 +19,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.save_util import load_from_zip_file
 
 from sb3_clanker.dependencies import CONTRIB, required_for
-from sb3_clanker.errors import CheckpointError, MissingDependencyError, MissingFileError, OptionError
+from sb3_clanker.errors import AlgorithmFileError, MissingDependencyError, MissingFileError, OptionError
 from sb3_clanker.paths import is_file, local_path
 from sb3_clanker.run_folder.identity import pair_with_zip
 from sb3_clanker.sb3.compiled import uncompiled
@@ -88,7 +88,7 @@ def load_algorithm(path: str | Path, algo: str | None = None) -> BaseAlgorithm:
     :param path: the ``.zip``
     :param algo: a name of :data:`ALGORITHMS`; None recognises the algorithm
     :raises MissingFileError: there is no such file
-    :raises CheckpointError: it is damaged, not from Stable-Baselines3, or its algorithm cannot be known
+    :raises AlgorithmFileError: it is damaged, not from Stable-Baselines3, or its algorithm cannot be known
     :raises OptionError: there is no such algorithm
     :raises MissingDependencyError: the algorithm is of sb3-contrib, which is not installed
     """
@@ -101,7 +101,7 @@ def load_algorithm(path: str | Path, algo: str | None = None) -> BaseAlgorithm:
         model = cls.load(path, device="cpu", custom_objects=dict(_WITHOUT_BUFFER))
         model.num_timesteps = int(model.num_timesteps)
     except Exception as error:  # whatever the file makes Stable-Baselines3 raise
-        raise CheckpointError(
+        raise AlgorithmFileError(
             path, f"{cls.__name__} cannot load it ({type(error).__name__}: {error})", "Is it of another algorithm?"
         ) from error
     return model
@@ -112,12 +112,12 @@ def class_of(path: Path, name: str) -> type[BaseAlgorithm]:
 
     :param path: the ``.zip``
     :param name: what the class was called when it was saved
-    :raises CheckpointError: it is one of the user's own
+    :raises AlgorithmFileError: it is one of the user's own
     :raises MissingDependencyError: it is of sb3-contrib, which is not installed
     """
     standard = {algorithm.module.rpartition(".")[2]: algo for algo, algorithm in ALGORITHMS.items()}
     if name not in standard:
-        raise CheckpointError(
+        raise AlgorithmFileError(
             path, f"it is of {name}, which is no algorithm of Stable-Baselines3", f"Pass algorithm={name}."
         )
     return _import_class(standard[name])
@@ -142,7 +142,7 @@ def _read_weights(path: Path, most: int) -> Any:
         content = member.read(most + 1)  # what the directory says of its size need not be true
     with zipfile.ZipFile(io.BytesIO(content)) as weights:  # torch's files are zip files too
         if len(content) > most or sum(entry.file_size for entry in weights.infolist()) > most:
-            raise CheckpointError(path, "its weights are of another size", "Save the model again.")
+            raise AlgorithmFileError(path, "its weights are of another size", "Save the model again.")
     return th.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
@@ -153,7 +153,7 @@ def _read(path: Path) -> dict[str, Any]:
     with zipfile.ZipFile(path) as archive:
         unpacked, packed = sum(entry.file_size for entry in archive.infolist()), path.stat().st_size
     if unpacked > max(_MOST_UNPACKED * packed, _ALWAYS_UNPACKED):
-        raise CheckpointError(
+        raise AlgorithmFileError(
             path, f"what is in it takes {unpacked:,} bytes, and the file itself {packed:,}", "Save the model again."
         )
     try:
@@ -161,17 +161,17 @@ def _read(path: Path) -> dict[str, Any]:
     except ImportError as error:
         if (error.name or "").split(".")[0] == "sb3_contrib":
             raise MissingDependencyError("sb3-contrib", "The algorithm in this file", CONTRIB) from error
-        raise CheckpointError(
+        raise AlgorithmFileError(
             path,
             f"it needs a module that cannot be imported ({error})",
             "Run where the policy's class can be imported.",
         ) from error
     except Exception as error:  # whatever a damaged member makes zipfile, json, pickle or torch raise
-        raise CheckpointError(
+        raise AlgorithmFileError(
             path, f"it is damaged ({type(error).__name__}: {error})", "Save the model again."
         ) from error
     if not data or "policy_class" not in data:
-        raise CheckpointError(
+        raise AlgorithmFileError(
             path, "it was not written by a Stable-Baselines3 algorithm", "Pass what model.save() wrote."
         )
     return data
@@ -192,7 +192,7 @@ def _recognise(path: Path, data: Mapping[str, Any]) -> str:
         return same
     if len(particular) != 1:
         what = f"it may be of {' or '.join(sorted(particular))}" if particular else "its algorithm cannot be recognised"
-        raise CheckpointError(path, what, f"Pass --algo, one of {', '.join(ALGORITHMS)}.")
+        raise AlgorithmFileError(path, what, f"Pass --algo, one of {', '.join(ALGORITHMS)}.")
     return particular.pop()
 
 

@@ -17,7 +17,7 @@ from stable_baselines3.common.callbacks import (
     EventCallback,
 )
 
-from sb3_clanker.errors import CheckpointError, OptionError
+from sb3_clanker.errors import AlgorithmFileError, OptionError
 from sb3_clanker.run_folder.names import BEST, REPLAY_BUFFER, STATISTICS, ZIP, Checkpoint, FileKind
 from sb3_clanker.sb3.algorithms import holds_policy_of
 from sb3_clanker.training.run import Training
@@ -35,6 +35,8 @@ class Followed:
     def __init__(self, callback: EvalCallback | CheckpointCallback) -> None:
         self.callback = callback
         self._best = self.best_mean_reward
+        self._before: tuple[int, ...] | None = None
+        self._is_known_before = False
 
     @property
     def best_mean_reward(self) -> float | None:
@@ -67,6 +69,16 @@ class Followed:
         """Beginning of the names of its checkpoints, where it numbers them."""
         return {Path(self.callback.name_prefix).name} if isinstance(self.callback, CheckpointCallback) else set()
 
+    def _look(self) -> None:
+        """See what lies where it is about to write, if it is."""
+        callback = self.callback
+        frequency = callback.eval_freq if isinstance(callback, EvalCallback) else callback.save_freq
+        self._is_known_before = frequency > 0 and (callback.n_calls + 1) % frequency == 0
+        if self._is_known_before:
+            callback.num_timesteps = callback.model.num_timesteps  # as it does itself at once; its names have it
+            path = self.zip_path
+            self._before = None if path is None else _status(path)
+
     def written(self) -> Checkpoint | None:
         """The checkpoint that it began in the call that has just ended, None where it began none."""
         callback, before = self.callback, self._best
@@ -80,7 +92,7 @@ class Followed:
     def files(self, checkpoint: Checkpoint, model: BaseAlgorithm) -> dict[FileKind, Path]:
         """The files of a checkpoint that it has just written; none where it has no folder.
 
-        :raises CheckpointError: its ``.zip`` is not of this instant: one of the user's own may write at other times
+        :raises AlgorithmFileError: its ``.zip`` is not of this instant: one of the user's own may write at other times
         """
         callback, zip_path = self.callback, self.zip_path
         if zip_path is None:
@@ -90,8 +102,9 @@ class Followed:
             has_buffer = getattr(model, "replay_buffer", None) is not None
             kinds += [STATISTICS] * (callback.save_vecnormalize and model.get_vec_normalize_env() is not None)
             kinds += [REPLAY_BUFFER] * (callback.save_replay_buffer and has_buffer)
-        if not holds_policy_of(zip_path, model):
-            raise CheckpointError(
+        is_new = self._is_known_before and _status(zip_path) not in (None, self._before)
+        if not is_new and not holds_policy_of(zip_path, model):  # which reads all of it
+            raise AlgorithmFileError(
                 zip_path,
                 f"{type(callback).__name__} is followed, and has not written the policy of this instant there",
                 "Pass a save_path, and nothing is followed.",
@@ -103,6 +116,7 @@ class Followed:
         self._best = self.best_mean_reward
 
         def step(on_step: Callable[[], bool]) -> bool:
+            self._look()
             continue_training = on_step()
             action()
             return continue_training
@@ -114,6 +128,15 @@ class Followed:
 
         training.stand_in(self.callback, "on_step", step, stays=True)
         training.stand_in(self.callback, "init_callback", init_callback, stays=True)
+
+
+def _status(path: Path) -> tuple[int, ...] | None:
+    """What shows that a file was written anew, None where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def follow(
@@ -142,9 +165,9 @@ def follow(
         level = logging.DEBUG if next(_silent_trainings) else logging.WARNING
         _logger.log(level, "Nothing is exported: no EvalCallback of this training has a best_model_save_path.")
     elif decides is not None and found[0].evaluations:
-        raise OptionError(
-            decides, "given", "none, as an EvalCallback beside this callback is followed, or a save_path of its own"
-        )
+        value, other = ("given", "None") if decides == "eval_env" else ("rollout", '"evaluation"')
+        expected = f"{other}, as an EvalCallback beside this callback is followed, or a save_path of its own"
+        raise OptionError(decides, value, expected)
     return () if isinstance(above, EvalCallback) else tuple(found), folder
 
 

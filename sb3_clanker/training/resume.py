@@ -12,7 +12,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.utils import check_for_correct_spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, is_vecenv_wrapped
 
-from sb3_clanker.errors import CheckpointError, OptionError
+from sb3_clanker.errors import AlgorithmFileError, OptionError
 from sb3_clanker.paths import local_path
 from sb3_clanker.policy_file.reading import read_metadata
 from sb3_clanker.public import public
@@ -56,7 +56,7 @@ def load_checkpoint(
     :raises MissingFileError: a file is not there
     :raises PolicyFileError: the ``.onnx`` is damaged, or not one of this package
     :raises UnmatchedFilesError: the files are not of one instant, or one is damaged
-    :raises CheckpointError: the ``.zip`` cannot be loaded, or ``env`` is not one for it
+    :raises AlgorithmFileError: the ``.zip`` cannot be loaded, or ``env`` is not one for it
     :raises OptionError: ``env`` is normalized already
 
     >>> model, vec_normalize = load_checkpoint("runs/a/rl_model_50000_steps.zip", env=env)  # doctest: +SKIP
@@ -66,7 +66,9 @@ def load_checkpoint(
     policy_path = path.with_suffix(".onnx") if path.suffix in (".zip", ".onnx") else Path(f"{path}.onnx")
     metadata = read_metadata(policy_path)
     if not recorded(ZIP, metadata):
-        raise CheckpointError(policy_path, "no .zip was written with it", "Load the .zip with its algorithm's load().")
+        raise AlgorithmFileError(
+            policy_path, "no .zip was written with it", "Load the .zip with its algorithm's load()."
+        )
     files = require_whole(policy_path, metadata)
     zip_path = files[ZIP]
     statistics = load_statistics(files[STATISTICS]) if STATISTICS in files else None
@@ -77,7 +79,7 @@ def load_checkpoint(
         if REPLAY_BUFFER in files:
             cast("Any", model).load_replay_buffer(files[REPLAY_BUFFER])
     except Exception as error:  # whatever the files, or an environment of other spaces, make Stable-Baselines3 raise
-        raise CheckpointError(
+        raise AlgorithmFileError(
             zip_path,
             f"{cls.__name__} cannot load it ({type(error).__name__}: {error})",
             "Pass the environment that it was trained in, with its wrappers but VecNormalize.",
@@ -99,7 +101,7 @@ def _normalized(env: gym.Env[Any, Any] | VecEnv, statistics: VecNormalize | None
         statistics.set_venv(venv)
         check_for_correct_spaces(venv, venv.observation_space, statistics.action_space)  # VecNormalize hides them
     except (AssertionError, ValueError) as error:
-        raise CheckpointError(
+        raise AlgorithmFileError(
             path, f"its statistics are not of such an environment ({error})", "Pass the one that it was trained in."
         ) from error
     return statistics

@@ -272,7 +272,7 @@ def test_every_zip_of_a_folder_is_exported_with_its_own_statistics_once(
     assert files["rl_model_64_steps"]["figures"]["written"]
     _assert_equals(policies[2], *list(own.items())[2])
     assert {name: file["error"]["type"] for name, file in files.items() if not file["passed"]} == {
-        "damaged": "CheckpointError",
+        "damaged": "AlgorithmFileError",
         "unknown": "FileInTheWayError",
     }
     assert "does not say that it is of unknown.zip" in files["unknown"]["error"]["text"]

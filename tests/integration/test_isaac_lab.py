@@ -44,7 +44,9 @@ class Simulator(VecEnv):
 
     def step_wait(self) -> VecEnvStepReturn:
         rewards = self._rng.normal(size=N_ENVS).astype(np.float32)
-        return self.reset(), rewards, np.full(N_ENVS, self._steps % 10 == 0), [{} for _ in range(N_ENVS)]
+        ends = self._steps % 10 == 0
+        infos = [{"episode": {"r": float(reward), "l": 10}} if ends else {} for reward in rewards]
+        return self.reset(), rewards, np.full(N_ENVS, ends), infos
 
     def close(self) -> None: ...
 
@@ -72,9 +74,10 @@ def train(log_dir: Path, *, normalize: bool, device: str = "cpu", at_step: Calla
     if normalize:
         env = VecNormalize(env, norm_reward=False, clip_obs=100.0, clip_reward=np.inf)
     kwargs: Any = {"n_steps": 16, "batch_size": 64, "n_epochs": 2, "policy_kwargs": {"net_arch": [16]}}
-    agent = PPO("MlpPolicy", env, device=device, seed=0, **kwargs)
+    agent = PPO("MlpPolicy", env, device=device, seed=0, stats_window_size=N_ENVS, **kwargs)
     checkpoint_callback = CheckpointCallback(save_freq=15, save_path=str(log_dir), name_prefix="model")
-    callbacks = [checkpoint_callback, LogEveryNTimesteps(n_steps=100), OnnxCheckpointCallback(on_error="raise")]
+    ours = OnnxCheckpointCallback(best_of="rollout", eval_freq=16, on_error="raise")
+    callbacks = [checkpoint_callback, LogEveryNTimesteps(n_steps=100), ours]
     with contextlib.suppress(KeyboardInterrupt):
         options: Any = {"progress_bar": True, "log_interval": None}
         agent.learn(total_timesteps=STEPS * N_ENVS, callback=callbacks, **options)
@@ -86,8 +89,8 @@ def train(log_dir: Path, *, normalize: bool, device: str = "cpu", at_step: Calla
 
 
 def assert_written(folder: Path, *steps: int, normalized: bool, final: bool = True) -> None:
-    """The checkpoints after so many steps of all environments, and the final."""
-    stems = {f"model_{step * N_ENVS}_steps" for step in steps} | ({"final_model"} if final else set())
+    """The best, the checkpoints after so many steps of all environments, and the final."""
+    stems = {"best_model", *(f"model_{step * N_ENVS}_steps" for step in steps), *(["final_model"] if final else [])}
     assert {path.stem for path in folder.glob("*.onnx")} == stems
     assert {path.stem for path in folder.glob("*.zip")} == {*stems, "model"}
     for stem in stems:

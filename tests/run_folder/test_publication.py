@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sb3_clanker.errors import CheckpointError, ClankerError, PublicationError
+from sb3_clanker.errors import AlgorithmFileError, ClankerError, PublicationError
 from sb3_clanker.run_folder.identity import pair_with_file, pair_with_zip
 from sb3_clanker.run_folder.publication import Publication, ensure_folder
 from tests.worlds import make_model
@@ -256,7 +256,9 @@ def test_one_changed_weight_changes_the_digest(saved: Path, tmp_path: Path) -> N
 def test_what_is_no_zip_is_a_checkpoint_error(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "model.zip"
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"model\.zip: this is not a zip file, or it is damaged \(.*\)") as caught:
+    with pytest.raises(
+        AlgorithmFileError, match=r"model\.zip: this is not a zip file, or it is damaged \(.*\)"
+    ) as caught:
         pair_with_zip(path)
     assert caught.value.path == path
     assert isinstance(caught.value, ClankerError)
@@ -269,7 +271,7 @@ def test_a_zip_that_was_cut_off_is_a_checkpoint_error(kept: float, saved: Path, 
     data = saved.read_bytes()
     path = tmp_path / "model.zip"
     path.write_bytes(data[: int(kept * len(data))])
-    with pytest.raises(CheckpointError, match=r"model\.zip: .*it is damaged"):
+    with pytest.raises(AlgorithmFileError, match=r"model\.zip: .*it is damaged"):
         pair_with_zip(path)
 
 
@@ -278,7 +280,7 @@ def test_a_zip_with_a_damaged_directory_is_a_checkpoint_error(saved: Path, tmp_p
     data[data.rfind(b"PK\x01\x02") + 6] = 255  # "version needed to extract"
     path = tmp_path / "damaged.zip"
     path.write_bytes(data)
-    with pytest.raises(CheckpointError, match=r"damaged\.zip: this is not a zip file, or it is damaged"):
+    with pytest.raises(AlgorithmFileError, match=r"damaged\.zip: this is not a zip file, or it is damaged"):
         pair_with_zip(path)
 
 

@@ -28,7 +28,7 @@ from stable_baselines3.sac.policies import SACPolicy
 from stable_baselines3.td3.policies import TD3Policy
 
 from sb3_clanker import export_policy
-from sb3_clanker.errors import CheckpointError, ClankerError, MissingDependencyError, MissingFileError, OptionError
+from sb3_clanker.errors import AlgorithmFileError, ClankerError, MissingDependencyError, MissingFileError, OptionError
 from sb3_clanker.sb3.algorithms import ALGORITHMS, holds_policy_of, load_algorithm
 from tests.worlds import BOX_OBSERVATION, draw, make_model, predict_raw
 
@@ -143,7 +143,7 @@ def test_a_policy_of_ones_own_is_recognised_by_what_it_derives_from(
 def test_a_file_that_tells_no_algorithm_asks_for_one(policy_class: object, tmp_path: Path) -> None:
     path = tmp_path / "unknown.zip"
     save_to_zip_file(path, data={"policy_class": policy_class}, params={})
-    with pytest.raises(CheckpointError) as caught:
+    with pytest.raises(AlgorithmFileError) as caught:
         load_algorithm(path)
     assert str(caught.value) == (
         f"{path}: its algorithm cannot be recognised. Pass --algo, one of a2c, ars, crossq, ddpg, dqn, maskable_ppo, "
@@ -154,7 +154,7 @@ def test_a_file_that_tells_no_algorithm_asks_for_one(policy_class: object, tmp_p
 def test_the_algorithms_that_it_may_be_of_are_named(tmp_path: Path) -> None:
     path = tmp_path / "ambiguous.zip"
     save_to_zip_file(path, data={"policy_class": _Ambiguous}, params={})
-    with pytest.raises(CheckpointError) as caught:
+    with pytest.raises(AlgorithmFileError) as caught:
         load_algorithm(path)
     assert str(caught.value) == (
         f"{path}: it may be of ddpg or sac or td3. Pass --algo, one of a2c, ars, crossq, ddpg, dqn, maskable_ppo, ppo, "
@@ -171,7 +171,7 @@ class _Ambiguous(SACPolicy, TD3Policy):  # type: ignore[misc]
 
 def test_a_named_algorithm_needs_no_recognising(ppo: Saved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(f"{load_algorithm.__module__}.ALGORITHMS", {"ppo": ALGORITHMS["ppo"], "a2c": ALGORITHMS["ppo"]})
-    with pytest.raises(CheckpointError, match=r"it may be of a2c or ppo\. Pass --algo, one of ppo, a2c\."):
+    with pytest.raises(AlgorithmFileError, match=r"it may be of a2c or ppo\. Pass --algo, one of ppo, a2c\."):
         load_algorithm(ppo.path)
     assert type(load_algorithm(ppo.path, "ppo")) is PPO
 
@@ -195,7 +195,7 @@ def test_an_algorithm_of_another_name_is_an_option_error(ppo: Saved) -> None:
 def test_the_wrong_algorithm_is_told(algo: str, ppo: Saved) -> None:
     cls = ALGORITHMS[algo].module.rpartition(".")[2]
     with pytest.raises(
-        CheckpointError, match=rf"PPO\.zip: {cls} cannot load it \(\w+: .*\)\. Is it of another algorithm\?"
+        AlgorithmFileError, match=rf"PPO\.zip: {cls} cannot load it \(\w+: .*\)\. Is it of another algorithm\?"
     ) as caught:
         load_algorithm(ppo.path, algo)
     assert caught.value.path == ppo.path
@@ -217,7 +217,7 @@ def test_a_file_that_is_not_there_is_missing(name: str, tmp_path: Path) -> None:
 def test_what_is_no_zip_is_told(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "model.zip"
     path.write_bytes(content)
-    with pytest.raises(CheckpointError) as caught:
+    with pytest.raises(AlgorithmFileError) as caught:
         load_algorithm(path)
     expected = f"{path}: this is not a zip file, or it is damaged (File is not a zip file). Save the model again."
     assert str(caught.value) == expected
@@ -231,7 +231,7 @@ def test_a_zip_that_was_cut_off_is_damaged(kept: float, ppo: Saved, tmp_path: Pa
     data = ppo.path.read_bytes()
     path = tmp_path / "model.zip"
     path.write_bytes(data[: int(kept * len(data))])
-    with pytest.raises(CheckpointError, match=r"model\.zip: .*it is damaged.*\. Save the model again\."):
+    with pytest.raises(AlgorithmFileError, match=r"model\.zip: .*it is damaged.*\. Save the model again\."):
         load_algorithm(path)
 
 
@@ -252,7 +252,7 @@ def test_a_damaged_member_is_told(members: dict[str, bytes | None], ppo: Saved, 
     path = tmp_path / "damaged.zip"
     _rewrite(ppo.path, path, members)
     with pytest.raises(
-        CheckpointError, match=r"(?s)damaged\.zip: it is damaged \(\w+: .*\)\. Save the model again\."
+        AlgorithmFileError, match=r"(?s)damaged\.zip: it is damaged \(\w+: .*\)\. Save the model again\."
     ) as e:
         load_algorithm(path)
     assert e.value.__cause__ is not None
@@ -265,7 +265,7 @@ def test_flipped_bytes_are_told(ppo: Saved, tmp_path: Path) -> None:
     data[member.header_offset + member.file_size // 2] ^= 0xFF
     path = tmp_path / "damaged.zip"
     path.write_bytes(data)
-    with pytest.raises(CheckpointError, match=r"damaged\.zip: it is damaged \(\w+: .*\)\. Save the model again\."):
+    with pytest.raises(AlgorithmFileError, match=r"damaged\.zip: it is damaged \(\w+: .*\)\. Save the model again\."):
         load_algorithm(path)
 
 
@@ -276,7 +276,7 @@ def test_a_zip_of_something_else_is_told(ppo: Saved, tmp_path: Path) -> None:
     _rewrite(ppo.path, tmp_path / "other data.zip", {"data": b'{"a": 1}'})
     ppo.model.policy.save(str(tmp_path / "policy.pth"))  # torch's files are zip files too
     for name in ("photos.zip", "no data.zip", "other data.zip", "policy.pth"):
-        with pytest.raises(CheckpointError) as caught:
+        with pytest.raises(AlgorithmFileError) as caught:
             load_algorithm(tmp_path / name)
         assert str(caught.value) == (
             f"{tmp_path / name}: it was not written by a Stable-Baselines3 algorithm. Pass what model.save() wrote."
@@ -285,7 +285,7 @@ def test_a_zip_of_something_else_is_told(ppo: Saved, tmp_path: Path) -> None:
 
 def test_a_file_without_weights_is_told(ppo: Saved, tmp_path: Path) -> None:
     _rewrite(ppo.path, tmp_path / "empty.zip", {"policy.pth": None})
-    with pytest.raises(CheckpointError, match=r"empty\.zip: PPO cannot load it \(ValueError: .*policy"):
+    with pytest.raises(AlgorithmFileError, match=r"empty\.zip: PPO cannot load it \(ValueError: .*policy"):
         load_algorithm(tmp_path / "empty.zip")
 
 
@@ -334,7 +334,7 @@ def test_a_policy_of_ones_own_that_cannot_be_imported_is_named(tmp_path: Path, m
     make_model(policy=OwnPolicy).save(tmp_path / "own.zip")  # type: ignore[arg-type]
     blocked: Any = None
     monkeypatch.setitem(sys.modules, __name__, blocked)
-    with pytest.raises(CheckpointError, match=rf"own\.zip: it needs a module that cannot be imported .*{__name__}"):
+    with pytest.raises(AlgorithmFileError, match=rf"own\.zip: it needs a module that cannot be imported .*{__name__}"):
         load_algorithm(tmp_path / "own.zip")
 
 
@@ -467,7 +467,7 @@ def test_a_zip_that_unpacks_to_far_more_than_itself_is_not_loaded(
 ) -> None:
     monkeypatch.setattr("sb3_clanker.sb3.algorithms._ALWAYS_UNPACKED", 1 << 20)
     path = _packed("policy.pth", tmp_path, ppo.path)
-    with pytest.raises(CheckpointError, match=r"packed\.zip: what is in it takes 33,554,432 bytes, and the file"):
+    with pytest.raises(AlgorithmFileError, match=r"packed\.zip: what is in it takes 33,554,432 bytes, and the file"):
         load_algorithm(path)
 
 

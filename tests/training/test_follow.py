@@ -26,7 +26,7 @@ from stable_baselines3.common.callbacks import (
 )
 
 from sb3_clanker import OnnxCheckpointCallback
-from sb3_clanker.errors import CheckpointError, FolderInUseError, OptionError
+from sb3_clanker.errors import AlgorithmFileError, FolderInUseError, OptionError
 from sb3_clanker.run_folder.folder import TrainingFolder
 from sb3_clanker.training import follow
 from tests.checkpoints import LOCK, NoExporter, names
@@ -316,12 +316,12 @@ def test_a_zip_of_another_instant_is_never_paired(on_error: Any, tmp_path: Path,
     callbacks = [WritesOnce(10, str(tmp_path / "run")), ours]
     expected = r"model\.zip: WritesOnce is followed, and has not written the policy of this instant there"
     if on_error == "raise":
-        with pytest.raises(CheckpointError, match=expected):
+        with pytest.raises(AlgorithmFileError, match=expected):
             learn(callbacks)
     else:
         learn(callbacks)
         assert [failure.num_timesteps for failure in ours.failures] == [20, 30]
-        with pytest.raises(CheckpointError, match=expected):
+        with pytest.raises(AlgorithmFileError, match=expected):
             raise ours.failures[0].error
     assert written == [("run", "model", [".zip"])]
 

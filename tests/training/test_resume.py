@@ -31,7 +31,7 @@ from stable_baselines3.common.vec_env import (
 )
 
 from sb3_clanker import ClankerError, OnnxCheckpointCallback, export_policy, load_checkpoint
-from sb3_clanker.errors import CheckpointError, MissingFileError, OptionError, PolicyFileError, UnmatchedFilesError
+from sb3_clanker.errors import AlgorithmFileError, MissingFileError, OptionError, PolicyFileError, UnmatchedFilesError
 from sb3_clanker.policy_file.record import PairedFile
 from sb3_clanker.run_folder.identity import pair_with_file, pair_with_zip
 from tests.checkpoints import checkpoint_files, contents, flip, names, restamp
@@ -272,7 +272,7 @@ class OwnPolicy(ActorCriticPolicy):
 def test_a_users_own_algorithm_must_be_named_and_is_not_taken_for_what_it_derives_from(tmp_path: Path) -> None:
     model = OwnPPO("MlpPolicy", _env(BOX_OBSERVATION), n_steps=16, batch_size=16, device="cpu", seed=0)
     trained = _train(tmp_path, model)
-    with pytest.raises(CheckpointError) as caught:
+    with pytest.raises(AlgorithmFileError) as caught:
         load_checkpoint(tmp_path / ZIP)
     assert str(caught.value) == (
         f"{tmp_path / ZIP}: it is of OwnPPO, which is no algorithm of Stable-Baselines3. Pass algorithm=OwnPPO."
@@ -292,7 +292,7 @@ def test_a_policy_of_ones_own_comes_back(tmp_path: Path) -> None:
 
 
 def test_the_wrong_algorithm_is_told(trained: Trained) -> None:
-    with pytest.raises(CheckpointError, match=rf"{ZIP}: SAC cannot load it \(\w+: ") as caught:
+    with pytest.raises(AlgorithmFileError, match=rf"{ZIP}: SAC cannot load it \(\w+: ") as caught:
         load_checkpoint(trained.folder / ZIP, algorithm=SAC)
     assert caught.value.path == trained.folder / ZIP
     assert caught.value.__cause__ is not None
@@ -323,14 +323,14 @@ def test_stacked_frames_that_were_normalized_come_back(tmp_path: Path) -> None:
     assert vec_normalize is not None
     _assert_same_policy(model, trained.model, vec_normalize, vec_normalize.observation_space)
     _assert_goes_on(model)
-    with pytest.raises(CheckpointError, match="its statistics are not of such an environment"):
+    with pytest.raises(AlgorithmFileError, match="its statistics are not of such an environment"):
         load_checkpoint(tmp_path / ZIP, env=_env())
 
 
 def test_normalized_frames_that_were_stacked_are_put_together_by_hand(tmp_path: Path) -> None:
     trained = _train(tmp_path, make_model(env=VecFrameStack(VecNormalize(_env()), 3)))
     for env in (_env(), VecFrameStack(_env(), 3)):
-        with pytest.raises(CheckpointError):
+        with pytest.raises(AlgorithmFileError):
             load_checkpoint(tmp_path / ZIP, env=env)
     model, vec_normalize = load_checkpoint(tmp_path / ZIP)
     assert vec_normalize is not None
@@ -364,7 +364,7 @@ def test_a_dict_with_hindsight_comes_back_with_its_replay_buffer(tmp_path: Path)
     _assert_same_statistics(vec_normalize, trained.vec_normalize)
     _assert_same_policy(loaded, trained.model, vec_normalize, space)
     _assert_goes_on(loaded)
-    with pytest.raises(CheckpointError, match="Pass the environment that it was trained in"):
+    with pytest.raises(AlgorithmFileError, match="Pass the environment that it was trained in"):
         load_checkpoint(tmp_path / ZIP)
 
 
@@ -386,7 +386,7 @@ def test_an_environment_of_other_spaces_is_refused(
 ) -> None:
     path = (trained if normalized else plain).folder / ZIP
     for env in (_env(observation, action), SpacesEnv(observation, action)):
-        with pytest.raises(CheckpointError, match=r"\. Pass the (one|environment) that it was trained in") as caught:
+        with pytest.raises(AlgorithmFileError, match=r"\. Pass the (one|environment) that it was trained in") as caught:
             load_checkpoint(path, env=env)
         assert caught.value.path.stem == STEM
         assert isinstance(caught.value, ValueError)
@@ -420,7 +420,7 @@ def test_a_replay_buffer_that_is_not_there_is_missing(tmp_path: Path) -> None:
     assert names(tmp_path) == sorted(checkpoint_files(20, "replay_buffer"))
     buffer = tmp_path / "rl_model_replay_buffer_20_steps.pkl"
     buffer.write_bytes(pickle.dumps("no replay buffer"))
-    with pytest.raises(CheckpointError, match=r"SAC cannot load it \(AssertionError: .*replay buffer"):
+    with pytest.raises(AlgorithmFileError, match=r"SAC cannot load it \(AssertionError: .*replay buffer"):
         load_checkpoint(tmp_path / ZIP)
     buffer.unlink()
     with pytest.raises(MissingFileError) as caught:
@@ -487,7 +487,7 @@ def test_a_flipped_byte_within_the_zip_is_found_though_its_directory_is_whole(me
     before = pair_with_zip(folder / ZIP)
     flip(folder / ZIP, entry.header_offset + entry.compress_size // 2 + 60)
     assert pair_with_zip(folder / ZIP) == before
-    with pytest.raises(CheckpointError, match=rf"{ZIP}: PPO cannot load it \(ValueError: ") as caught:
+    with pytest.raises(AlgorithmFileError, match=rf"{ZIP}: PPO cannot load it \(ValueError: ") as caught:
         load_checkpoint(folder / ZIP)
     cause = caught.value.__cause__
     assert cause is not None
@@ -505,7 +505,7 @@ def test_a_damaged_policy_is_told(position: int | None, folder: Path) -> None:
 def test_a_policy_that_was_written_without_a_zip_says_what_to_do(tmp_path: Path) -> None:
     export_policy(make_model(), tmp_path / "policy.onnx")
     for path in ("policy", "policy.onnx", "policy.zip"):
-        with pytest.raises(CheckpointError) as caught:
+        with pytest.raises(AlgorithmFileError) as caught:
             load_checkpoint(tmp_path / path)
         assert str(caught.value) == (
             f"{tmp_path / 'policy.onnx'}: no .zip was written with it. Load the .zip with its algorithm's load()."
