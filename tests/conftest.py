@@ -8,7 +8,6 @@ from collections.abc import Iterator
 import pytest
 import torch as th
 
-
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # so a shell starts what is to run in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
