@@ -62,7 +62,8 @@ class EnvironmentRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
 
     :ivar id: the id that it is made by, such as ``CartPole-v1``
     :ivar kwargs: the keyword arguments that it was made with
-    :ivar omitted: names of those that are left out: no JSON, nested, too long, or with a path of the machine in it
+    :ivar omitted: names of those that are left out: no JSON, nested, too long, secret, or with a path of the machine in
+        it
     """
 
     id: str

@@ -26,6 +26,8 @@ _LONGEST, _LONGEST_OF_ALL = 1_000, 10_000
 """Characters of a keyword argument as JSON, and of all of them."""
 _PATH = re.compile(r"[\"'\s=,;:(](~|/|\\\\|[A-Za-z]:[\\/])")
 """The beginning of an absolute path, or of what stands after ``https:``, somewhere in JSON."""
+_SECRET = re.compile(r'"[^"]*(api_?key|access_?key|private_?key|passw|secret|token|credential)[^"]*":', re.IGNORECASE)
+"""A name in JSON, of what nobody would publish."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +76,8 @@ def _recorded(env_id: str, kwargs: Mapping[str, object]) -> EnvironmentRecord:
     for name, value in kwargs.items():
         with suppress(Exception):  # it is no JSON
             alone = decode(EnvironmentRecord, {"id": env_id, "kwargs": {name: value}, "omitted": ()})
-            if not _PATH.search(text := encode(alone.kwargs)) and len(text) <= _LONGEST:
+            text = encode(alone.kwargs)
+            if not _PATH.search(text) and not _SECRET.search(text) and len(text) <= _LONGEST:
                 record.kwargs[name] = alone.kwargs[name]
                 if len(encode(record.kwargs)) <= _LONGEST_OF_ALL:
                     continue

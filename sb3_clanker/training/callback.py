@@ -224,7 +224,7 @@ class OnnxCheckpointCallback(BaseCallback):
     def _begin(self, training: Training) -> None:
         self._counted, self._is_finished = (len(self.reports), len(self.failures)), False
         if self._rollout_freq is not None:
-            settings.require_each_step(self._above)
+            settings.require_rollouts(self.model, self._above)
         self._places = places_of(self._folder, self.name_prefix, self._followed, training)
         training.at_end(self._leave)
         normalization = resolve_normalization(self.model, "auto")

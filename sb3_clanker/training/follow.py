@@ -20,6 +20,7 @@ from stable_baselines3.common.callbacks import (
 from sb3_clanker.errors import AlgorithmFileError, OptionError
 from sb3_clanker.run_folder.names import BEST, REPLAY_BUFFER, STATISTICS, ZIP, Checkpoint, FileKind
 from sb3_clanker.sb3.algorithms import holds_policy_of
+from sb3_clanker.sb3.standard import is_of_library
 from sb3_clanker.training.run import Training
 
 _logger = logging.getLogger("sb3_clanker")
@@ -35,8 +36,6 @@ class Followed:
     def __init__(self, callback: EvalCallback | CheckpointCallback) -> None:
         self.callback = callback
         self._best = self.best_mean_reward
-        self._before: tuple[int, ...] | None = None
-        self._is_known_before = False
 
     @property
     def best_mean_reward(self) -> float | None:
@@ -69,16 +68,6 @@ class Followed:
         """Beginning of the names of its checkpoints, where it numbers them."""
         return {Path(self.callback.name_prefix).name} if isinstance(self.callback, CheckpointCallback) else set()
 
-    def _look(self) -> None:
-        """See what lies where it is about to write, if it is."""
-        callback = self.callback
-        frequency = callback.eval_freq if isinstance(callback, EvalCallback) else callback.save_freq
-        self._is_known_before = frequency > 0 and (callback.n_calls + 1) % frequency == 0
-        if self._is_known_before:
-            callback.num_timesteps = callback.model.num_timesteps  # as it does itself at once; its names have it
-            path = self.zip_path
-            self._before = None if path is None else _status(path)
-
     def written(self) -> Checkpoint | None:
         """The checkpoint that it began in the call that has just ended, None where it began none."""
         callback, before = self.callback, self._best
@@ -102,8 +91,7 @@ class Followed:
             has_buffer = getattr(model, "replay_buffer", None) is not None
             kinds += [STATISTICS] * (callback.save_vecnormalize and model.get_vec_normalize_env() is not None)
             kinds += [REPLAY_BUFFER] * (callback.save_replay_buffer and has_buffer)
-        is_new = self._is_known_before and _status(zip_path) not in (None, self._before)
-        if not is_new and not holds_policy_of(zip_path, model):  # which reads all of it
+        if not _saves_by_the_book(callback, model) and not holds_policy_of(zip_path, model):  # which reads all of it
             raise AlgorithmFileError(
                 zip_path,
                 f"{type(callback).__name__} is followed, and has not written the policy of this instant there",
@@ -116,7 +104,6 @@ class Followed:
         self._best = self.best_mean_reward
 
         def step(on_step: Callable[[], bool]) -> bool:
-            self._look()
             continue_training = on_step()
             action()
             return continue_training
@@ -130,13 +117,12 @@ class Followed:
         training.stand_in(self.callback, "init_callback", init_callback, stays=True)
 
 
-def _status(path: Path) -> tuple[int, ...] | None:
-    """What shows that a file was written anew, None where there is none."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+def _saves_by_the_book(callback: EvalCallback | CheckpointCallback, model: BaseAlgorithm) -> bool:
+    """Whether no code of the user's decides what is saved, or changes the policy before the call is over."""
+    children = (callback.callback, callback.callback_on_new_best) if isinstance(callback, EvalCallback) else ()
+    code = (type(callback), type(callback)._on_step, type(model).save)
+    is_replaced = "_on_step" in vars(callback) or "save" in vars(model)
+    return all(map(is_of_library, code)) and not is_replaced and not any(children)
 
 
 def follow(

@@ -61,7 +61,8 @@ class Rollouts:
 
     @property
     def _episodes(self) -> deque[dict[str, Any]]:
-        return self._model.ep_info_buffer or deque()
+        episodes = self._model.ep_info_buffer
+        return episodes if isinstance(episodes, deque) else deque()  # an algorithm of the user's may keep anything
 
     def _newest(self) -> object:
         return self._episodes[-1] if self._episodes else None

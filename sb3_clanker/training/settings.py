@@ -78,13 +78,17 @@ def require_best_of(best_of: object, given: Mapping[str, object]) -> None:
         raise OptionError("eval_env", None, "an environment, as callbacks or a log of evaluations were asked for")
 
 
-def require_each_step(above: BaseCallback | None) -> None:
-    """Refuse to look at rollouts from within an event: it is called at those of its parent alone.
+def require_rollouts(model: BaseAlgorithm, above: BaseCallback | None) -> None:
+    """Refuse to look at rollouts that are not of the policy, or from within an event.
 
-    :raises OptionError: there is such a parent
+    :param above: what calls at its events alone
+    :raises OptionError: there is such a parent, or the algorithm (ARS) only rolls out policies near its own
     """
     if above is not None:
         expected = f'"evaluation", as a {type(above).__name__} calls it, which decides on what is written'
+        raise OptionError("best_of", "rollout", expected)
+    if hasattr(model, "evaluate_candidates"):
+        expected = f'"evaluation", as no episode of {type(model).__name__} is of the policy itself'
         raise OptionError("best_of", "rollout", expected)
 
 

@@ -524,6 +524,9 @@ def test_keyword_arguments_are_kept_as_far_as_a_file_may_hold_them() -> None:
         "option": ["--config=/etc/x"],
         "url": "http://me:secret@host",
         "path": Path("x"),
+        "api_key": "sk-1",
+        "dbPassword": "x",
+        "login": {"user": "me", "auth_token": "x"},
     }
     spec = environment_spec(DummyVecEnv([lambda: _made(**kept, **omitted)]))
     assert spec == EnvironmentRecord(id="robots/Arm-v3", kwargs=kept, omitted=tuple(omitted))

@@ -326,6 +326,61 @@ def test_a_zip_of_another_instant_is_never_paired(on_error: Any, tmp_path: Path,
     assert written == [("run", "model", [".zip"])]
 
 
+class Perturb(BaseCallback):
+    """Goes on with other weights, as population based training does after an evaluation."""
+
+    def _on_step(self) -> bool:
+        perturb(self.model)
+        return True
+
+
+def perturb(model: BaseAlgorithm) -> None:
+    weights = {name: tensor + 0.5 for name, tensor in model.policy.state_dict().items()}
+    model.policy.load_state_dict(weights)
+
+
+class SavesAnother(CheckpointCallback):
+    """Saves a policy of its own choice, such as an average, at the usual times."""
+
+    def _on_step(self) -> bool:
+        if self.n_calls % self.save_freq == 0:
+            make_model(scale=2.0).save(self._checkpoint_path(extension="zip"))
+        return True
+
+
+def replaced(folder: Path) -> CheckpointCallback:
+    """One whose method the user has replaced."""
+    callback = checkpoints(folder)
+    vars(callback)["_on_step"] = lambda: SavesAnother._on_step(callback)  # type: ignore[arg-type]
+    return callback
+
+
+OTHERS: dict[str, Callable[[Path], BaseCallback]] = {
+    "changed by a child of each evaluation": lambda folder: evaluation(folder, callback_after_eval=Perturb()),
+    "changed by a child of each new best": lambda folder: evaluation(folder, callback_on_new_best=Perturb()),
+    "saved by a class of the user's": lambda folder: SavesAnother(10, str(folder)),
+    "saved by a method of the user's": replaced,
+}
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_another_policy_that_is_written_at_this_instant_is_never_paired(
+    other: str, tmp_path: Path, written: Written
+) -> None:
+    ours = OnnxCheckpointCallback(save_final=False)
+    learn([OTHERS[other](tmp_path / "run"), ours])
+    assert ours.failures
+    assert written == []
+
+
+def test_what_only_stable_baselines3_has_to_do_with_is_not_read_again(
+    tmp_path: Path, written: Written, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follow, "holds_policy_of", None)
+    learn([OnnxCheckpointCallback(), evaluation(tmp_path / "run"), checkpoints(tmp_path / "run")])
+    assert written == [*numbered("run", 10), *BEST, *numbered("run", 20, 30), *BEST, *FINAL]
+
+
 def test_names_that_both_write_are_of_one_instant(tmp_path: Path, written: Written) -> None:
     ours = OnnxCheckpointCallback(save_freq=10, save_final=False)
     learn([ours, checkpoints(tmp_path / "run", save_freq=20)])

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gymnasium import spaces
+from sb3_contrib import ARS
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback, EveryNTimesteps
@@ -209,6 +211,19 @@ def test_beside_another_that_finds_the_best_it_is_refused(tmp_path: Path) -> Non
     with pytest.raises(OptionError, match="as a EveryNTimesteps calls it, which decides on what is written"):
         make_model().learn(16, callback=EveryNTimesteps(4, child))
     assert list(tmp_path.glob("**/*.onnx")) == []
+
+
+def test_an_algorithm_that_never_rolls_out_its_own_policy_is_refused(tmp_path: Path) -> None:
+    model = make_model(ARS, action_space=spaces.Discrete(3))
+    with pytest.raises(OptionError, match=r'expected "evaluation", as no episode of ARS is of the policy itself'):
+        model.learn(16, callback=OnnxCheckpointCallback(tmp_path / "run", best_of="rollout"))
+    assert model.num_timesteps == 0
+
+
+def test_episodes_that_are_kept_otherwise_end_no_training(model: BaseAlgorithm) -> None:
+    rollouts = Rollouts(model, 1, 0, LastEvaluation())
+    vars(model)["ep_info_buffer"] = [{"r": 1.0}]
+    assert not rollouts.look(1)
 
 
 def test_beside_a_checkpoint_callback_it_writes_the_best_there(tmp_path: Path) -> None:
