@@ -27,7 +27,7 @@ from sb3_clanker.paths import is_file
 from sb3_clanker.policy_file.reading import PolicyFile, read_policy_file
 from sb3_clanker.policy_file.record import NormalizationRecord, PairedFile, PolicyMetadata
 from sb3_clanker.run_folder.identity import beside, identify, pair_with_file
-from sb3_clanker.run_folder.names import other_statistics, own_statistics
+from sb3_clanker.run_folder.names import POLICY, other_statistics, own_statistics, stem_of
 from sb3_clanker.sb3.statistics import Statistics, collect_statistics
 from sb3_clanker.sb3.wrappers import FrameStack, frame_stacks
 
@@ -127,7 +127,7 @@ def resolve_normalization(
 def _find(zip_path: Path, policy_file: PolicyFile | None) -> Normalization | None:
     """The normalization of a ``.zip`` by what lies beside it, None where nothing says."""
     own = next((path for path in own_statistics(zip_path) if is_file(path)), None)
-    policy_path = zip_path.with_suffix(".onnx")
+    policy_path = zip_path.with_name(POLICY.name(stem_of(zip_path)))
     try:
         if policy_file is None or policy_file.path != policy_path:
             policy_file = read_policy_file(policy_path)
