@@ -333,6 +333,24 @@ def test_a_zip_can_be_named_without_model(world: World, tmp_path: Path, capsys: 
     assert _run("validate", path) == 0
 
 
+@pytest.mark.parametrize("paired", [True, False])
+def test_a_normalized_policy_gives_way_to_no_raw_one(paired: bool, tmp_path: Path, capsys: Capture) -> None:
+    path, zip_path = tmp_path / "model.onnx", tmp_path / "model.zip"
+    model = make_model(observation_space=UNBOUNDED_OBSERVATION, normalize=True)
+    if paired:
+        model.save(zip_path)
+    export_policy(model, path)
+    model.learn(32)
+    model.save(zip_path)  # a later one; nobody saved its statistics
+    before = path.read_bytes()
+    for words in ([zip_path], [tmp_path, "--force"]):
+        assert _run("export", *words) == 1
+        assert "an earlier model.zip was trained with VecNormalize" in "".join(capsys.readouterr())
+    assert path.read_bytes() == before
+    assert _run("export", zip_path, "--vecnormalize", "none") == 0
+    assert read_metadata(path).normalization.status == "none"
+
+
 def test_a_dot_in_a_name_is_no_suffix(world: World, tmp_path: Path, capsys: Capture) -> None:
     model = PPO.load(world.policy.with_suffix(".zip"), device="cpu")
     paths = [tmp_path / "lr_0.1", tmp_path / "lr_0.2"]
