@@ -20,7 +20,7 @@ from sb3_clanker.paths import is_file
 from sb3_clanker.policy_file.reading import read_metadata
 from sb3_clanker.policy_file.record import PolicyMetadata
 from sb3_clanker.run_folder.identity import beside, identify, state_of
-from sb3_clanker.run_folder.names import POLICY, VECTORS, ZIP, own_statistics
+from sb3_clanker.run_folder.names import POLICY, VECTORS, ZIP, own_statistics, stem_of
 from sb3_clanker.run_folder.search import Found, holds_algorithm
 from sb3_clanker.targets.check import TARGETS, check_target
 
@@ -84,7 +84,7 @@ def _run(options: argparse.Namespace) -> None:
 
 def _output(zip_path: Path, output: str | None) -> str | Path:
     """Where to write the policy of a ``.zip``."""
-    return zip_path.parent / POLICY.name(zip_path.stem) if output is None else output
+    return zip_path.parent / POLICY.name(stem_of(zip_path)) if output is None else output
 
 
 def _export(

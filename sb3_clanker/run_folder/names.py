@@ -106,6 +106,11 @@ def numbered_timesteps(name: str, prefix: str) -> int | None:
     return None
 
 
+def stem_of(zip_path: Path) -> str:
+    """Name of a ``.zip`` without its suffix. ``model.save("lr_0.1")`` adds none: there, all of it is the name."""
+    return zip_path.stem if zip_path.suffix.lower() == ZIP.suffix else zip_path.name
+
+
 def own_statistics(zip_path: Path) -> Iterator[Path]:
     """Where VecNormalize statistics lie that are those of a ``.zip`` by their name, the surest first.
 
@@ -113,8 +118,8 @@ def own_statistics(zip_path: Path) -> Iterator[Path]:
     ``logs/ppo/ENV_1/ENV/vecnormalize.pkl`` together with ``logs/ppo/ENV_1/ENV.zip``
     (https://github.com/DLR-RM/rl-baselines3-zoo).
     """
-    yield zip_path.parent / STATISTICS.name(zip_path.stem)
-    yield from (path for path in _of_rl_zoo(zip_path) if path.parent.name == zip_path.stem)
+    yield zip_path.parent / STATISTICS.name(stem_of(zip_path))
+    yield from (path for path in _of_rl_zoo(zip_path) if path.parent.name == stem_of(zip_path))
 
 
 def other_statistics(zip_path: Path) -> Iterator[Path]:

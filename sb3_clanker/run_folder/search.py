@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sb3_clanker.errors import AlgorithmFileError, ClankerError, MissingFileError, UnreadableFileError
-from sb3_clanker.paths import is_folder
+from sb3_clanker.paths import is_file, is_folder
 from sb3_clanker.run_folder.identity import pair_with_zip
 from sb3_clanker.run_folder.names import TEMPORARY, FileKind
 
@@ -51,7 +51,9 @@ def find_files(paths: Iterable[Path], kind: FileKind) -> tuple[Found, ...]:
 
 
 def holds_algorithm(path: Path) -> bool:
-    """Whether a ``.zip`` is one of Stable-Baselines3, or damaged so that nobody can say. Nothing in it is run."""
+    """Whether a ``.zip`` is one of Stable-Baselines3, or such that nobody can say. Nothing in it is run."""
+    if not is_file(path):  # whoever opens a pipe may wait for ever
+        return True
     try:
         pair_with_zip(path)  # refuses what is not whole
         with zipfile.ZipFile(path) as archive:

@@ -27,7 +27,7 @@ from sb3_clanker.paths import is_file
 from sb3_clanker.policy_file.reading import PolicyFile, read_policy_file
 from sb3_clanker.policy_file.record import NormalizationRecord, PairedFile, PolicyMetadata
 from sb3_clanker.run_folder.identity import beside, identify, pair_with_file
-from sb3_clanker.run_folder.names import other_statistics, own_statistics
+from sb3_clanker.run_folder.names import POLICY, other_statistics, own_statistics, stem_of
 from sb3_clanker.sb3.statistics import Statistics, collect_statistics
 from sb3_clanker.sb3.wrappers import FrameStack, frame_stacks
 
@@ -127,7 +127,7 @@ def resolve_normalization(
 def _find(zip_path: Path, policy_file: PolicyFile | None) -> Normalization | None:
     """The normalization of a ``.zip`` by what lies beside it, None where nothing says."""
     own = next((path for path in own_statistics(zip_path) if is_file(path)), None)
-    policy_path = zip_path.with_suffix(".onnx")
+    policy_path = zip_path.with_name(POLICY.name(stem_of(zip_path)))
     try:
         if policy_file is None or policy_file.path != policy_path:
             policy_file = read_policy_file(policy_path)
@@ -140,10 +140,9 @@ def _find(zip_path: Path, policy_file: PolicyFile | None) -> Normalization | Non
 def _by_record(record: PolicyMetadata, policy_path: Path, zip_path: Path, own: Path | None) -> Normalization | None:
     """The normalization of a ``.zip`` by the record of the ``.onnx`` beside it, None where that says nothing."""
     files, status = record.checkpoint, record.normalization.status
-    if files is None or files.algorithm_file is None:
-        return None
-    of_zip = identify(zip_path, files.algorithm_file)
-    if files.statistics_file is not None:
+    zip_file = None if files is None else files.algorithm_file
+    of_zip = zip_file is not None and identify(zip_path, zip_file)
+    if files is not None and zip_file is not None and files.statistics_file is not None:
         candidates = [path for path in (own,) if path is not None]
         if of_zip:
             candidates += [beside(zip_path.parent, files.statistics_file), *other_statistics(zip_path)]
@@ -154,12 +153,13 @@ def _by_record(record: PolicyMetadata, policy_path: Path, zip_path: Path, own: P
             raise UnmatchedFilesError(policy_path, [own.name], _TAKE_OR_NAME)
         if not of_zip and matched is not None:  # where neither is the one, both are newer
             raise UnmatchedFilesError(policy_path, [zip_path.name], _TAKE_OR_NAME)
-    if of_zip and own is None and status == "folded":
+    if own is None and status == "folded":
+        trained = zip_path.name if of_zip else f"an earlier {zip_path.name}"
         raise NormalizationError(
-            f"{policy_path}: by its record, {zip_path.name} was trained with VecNormalize, and its statistics are not "
+            f"{policy_path}: by its record, {trained} was trained with VecNormalize, and its statistics are not "
             f"there. {_NAME_THEM}."
         )
-    if of_zip and status == "none" and files.together:
+    if of_zip and status == "none" and files is not None and files.together:
         return Normalization(vec_normalize=None, origin=f"none, by the record of {policy_path.name}")
     return None
 

@@ -333,6 +333,42 @@ def test_a_zip_can_be_named_without_model(world: World, tmp_path: Path, capsys: 
     assert _run("validate", path) == 0
 
 
+@pytest.mark.parametrize("paired", [True, False])
+def test_a_normalized_policy_gives_way_to_no_raw_one(paired: bool, tmp_path: Path, capsys: Capture) -> None:
+    path, zip_path = tmp_path / "model.onnx", tmp_path / "model.zip"
+    model = make_model(observation_space=UNBOUNDED_OBSERVATION, normalize=True)
+    if paired:
+        model.save(zip_path)
+    export_policy(model, path)
+    model.learn(32)
+    model.save(zip_path)  # a later one; nobody saved its statistics
+    before = path.read_bytes()
+    for words in ([zip_path], [tmp_path, "--force"]):
+        assert _run("export", *words) == 1
+        assert "an earlier model.zip was trained with VecNormalize" in "".join(capsys.readouterr())
+    assert path.read_bytes() == before
+    assert _run("export", zip_path, "--vecnormalize", "none") == 0
+    assert read_metadata(path).normalization.status == "none"
+
+
+def test_a_dot_in_a_name_is_no_suffix(world: World, tmp_path: Path, capsys: Capture) -> None:
+    model = PPO.load(world.policy.with_suffix(".zip"), device="cpu")
+    paths = [tmp_path / "lr_0.1", tmp_path / "lr_0.2"]
+    for path in paths:
+        model.save(path)
+        assert path.is_file(), "Stable-Baselines3 takes .1 for a suffix, and adds none"
+    statistics = tmp_path / "lr_0.1_vecnormalize.pkl"
+    shutil.copy(world.folder / "best_model_vecnormalize.pkl", statistics)
+    shutil.copy(statistics, tmp_path / "lr_0_vecnormalize.pkl")  # of another model
+    assert _run("export", *paths) == 0
+    assert f"VecNormalize statistics: {statistics}, by its name" in capsys.readouterr().out
+    policies = [tmp_path / "lr_0.1.onnx", tmp_path / "lr_0.2.onnx"]
+    assert [read_metadata(path).normalization.status for path in policies] == ["folded", "unknown"]
+    assert not (tmp_path / "lr_0.onnx").exists()
+    _assert_equals(policies[0], paths[0], statistics)
+    assert _run("validate", *policies, "--model") == 0
+
+
 # What is printed, and where -----------------------------------------------------------------------------------------
 
 
@@ -488,9 +524,11 @@ def test_an_interrupt_ends_all_of_it(world: World, tmp_path: Path) -> None:
     path = _copy(world, runs)
     path.unlink()
     (runs / "best_model_vecnormalize.pkl").write_bytes(pickle.dumps(_Says(pipe)))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs tests in the background ignores it
     process = subprocess.Popen(
         [*_CLI, "export", str(runs)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
+    signal.signal(signal.SIGINT, before)
     with pipe.open() as opened:  # there it is, in the middle of it
         os.killpg(process.pid, signal.SIGINT)
         out, err = process.communicate()

@@ -108,3 +108,9 @@ def test_a_zip_of_stable_baselines3_is_known_without_running_it(tmp_path: Path) 
     (tmp_path / "empty.zip").touch()
     for name in ("damaged.zip", "empty.zip", "missing.zip"):
         assert holds_algorithm(tmp_path / name), "nobody can say that it is of somebody else"
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.zip")
+    (found,) = find_files([tmp_path], ZIP)
+    assert holds_algorithm(found.path), "it is for its reader to refuse"
