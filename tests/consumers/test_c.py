@@ -226,7 +226,7 @@ def test_memory_of_another_type_is_not_taken_for_floats(
     run: Program, tmp_path: Path, episode_start: str, action: str, name: str
 ) -> None:
     start, out = TensorProto.DataType.Value(episode_start), TensorProto.DataType.Value(action)
-    inputs = [("obs", TensorProto.FLOAT, ["batch", 1]), ("episode_start", start, ["batch"])]
+    inputs: list[Any] = [("obs", TensorProto.FLOAT, ["batch", 1]), ("episode_start", start, ["batch"])]
     graph = helper.make_graph(
         [helper.make_node("Cast", ["obs"], ["action"], to=out)],
         "policy",
