@@ -70,7 +70,7 @@ class PolicyController:
     :param max_age: how many periods an observation may be old, or ahead of the clock
     :param clock: seconds; observations are dated by it
     :param log: takes a line of text; of each kind at most one in ``log_period`` seconds
-    :raises OptionError: the safe action or the period is none
+    :raises OptionError: the safe action or the period is none, or the file is for another program, such as Godot
     :ivar overruns: steps that took longer than a period, or began more than half a period late
     """
 
@@ -92,6 +92,8 @@ class PolicyController:
         if not 0.0 < max_age < math.inf:
             raise OptionError("max_age", max_age, "a positive number of periods")
         outputs = {spec.role: spec for spec in metadata.outputs}
+        if outputs["action"].name != "action":  # in the dialect of another program, choices are no indices
+            raise OptionError("policy", outputs["action"].name, "a file whose output is called action")
         action_dim = int(outputs["action"].shape[1])
         try:
             safe = np.array(safe_action, np.float32)

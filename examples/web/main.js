@@ -95,13 +95,14 @@ function showProblem({ title, message, command }) {
 function showFacts(record, size) {
   const { training, normalization, provenance, cross_check: check } = record ?? {};
   const versions = provenance?.versions ?? {};
+  const evaluation = training?.evaluation;
   const facts = {
     File: decodeURIComponent(modelUrl.pathname.split("/").at(-1)),
     Algorithm: record?.algorithm,
-    "Mean reward": training?.evaluation?.mean_reward?.toFixed(1),
+    [evaluation?.role === "last" ? "Last mean reward before" : "Mean reward"]: evaluation?.mean_reward?.toFixed(1),
     "Trained for": training && `${grouped(training.num_timesteps)} timesteps`,
     Size: `${(size / 1024).toFixed(1)} KB`,
-    Normalization: normalization && (normalization.status === "none" ? "none" : "in the graph"),
+    Normalization: normalization && (normalization.status === "folded" ? "in the graph" : normalization.status),
     Graph: record && `opset ${record.opset_version}, IR ${record.ir_version}`,
     "Stable-Baselines3": versions["stable-baselines3"],
   };

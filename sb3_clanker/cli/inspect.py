@@ -65,7 +65,7 @@ def _verdict(report: TargetReport) -> Iterator[str]:
     """What is said of a target that takes the file; of one that does not, the error says it."""
     if report.accepts:
         yield f"{report.target} takes it" + (f", in {report.mode} mode" if report.mode else "")
-        yield from (f"note: {note}" for note in report.notes)
+        yield from (printable(f"note: {note}") for note in report.notes)
 
 
 def _summary(metadata: PolicyMetadata) -> Iterator[str]:

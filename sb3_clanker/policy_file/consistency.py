@@ -40,6 +40,8 @@ def contradictions(
         dialect = dialect_of(outputs)
         problems += [f"inputs: {problem}" for problem in _in_inputs(observation_space, inputs, dialect)]
         problems += [f"inputs: {problem}" for problem in _in_unused(inputs, dialect)]
+        names = [spec.name for spec in (*inputs, *outputs)]
+        problems += [f"inputs or outputs: {name[:60]!r} is no name" for name in names if not name.isprintable()]
         problems += [f"outputs: {problem}" for problem in _in_outputs(action_space, outputs, dialect)]
         if not problems and not (_carry_state(inputs, outputs) if recurrent else _carry_no_state(inputs)):
             problems.append(f"recurrent: it is {recurrent}, which does not fit the inputs and outputs")
@@ -112,7 +114,7 @@ def _in_inputs(space: ObservationSpace, inputs: tuple[TensorSpec, ...], dialect:
         spec, shape = observed[key], (math.prod(leaf.shape),) if dialect.flat else leaf.input_shape
         if spec.layout == "channels_last":
             shape = (*shape[1:], *shape[:1])
-        misplaced = spec.layout is not None and len(leaf.shape) != 3
+        misplaced = spec.layout is not None and (dialect.flat or len(leaf.shape) != 3)
         if misplaced or spec.shape != (BATCH, *shape) or spec.dtype not in ("float32", "uint8"):
             yield f"{spec.name!r} is {spec.dtype} {list(spec.shape)}, which does not fit its space"
         takes_unit = spec.layout is not None and spec.dtype == "float32" and leaf.dtype == "uint8"
@@ -133,8 +135,9 @@ def _in_unused(inputs: tuple[TensorSpec, ...], dialect: Dialect) -> Iterator[str
 
 def _in_outputs(space: LeafSpace, outputs: tuple[TensorSpec, ...], dialect: Dialect) -> Iterator[str]:
     expected = (dialect.action, "float32", (BATCH, dialect.action_width(space)))
+    actions = [(spec.name, spec.dtype, spec.shape) for spec in outputs if spec.role == "action"]
     echo = [(spec.name, spec.dtype, spec.shape) for spec in outputs if spec.role == "unused"]
     if echo != [(name, "float32", (BATCH,)) for name in (dialect.echo or ())[1:]]:
         yield "they do not give back what goes in to come out again"
-    if not outputs or (outputs[0].name, outputs[0].dtype, outputs[0].shape) != expected:
+    if actions != [expected] or outputs[0].name != dialect.action:
         yield "the first is not the action"

@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from sb3_clanker.display import printable
+
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -123,7 +125,7 @@ def _check(given: Any, whole: Any, path: str = "") -> None:
 
 def _located(path: str, problem: str) -> str:
     path, problem = path.lstrip(".")[:_LONGEST], problem[:_LONGEST]
-    return f"{path}: {problem}" if path else problem
+    return printable(f"{path}: {problem}" if path else problem)
 
 
 def _in_json(text: str) -> str:

@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from sb3_clanker.display import Shown
+from sb3_clanker.display import Shown, printable
 from sb3_clanker.policy_file.spaces import LeafSpace, ObservationSpace
 from sb3_clanker.policy_file.tensors import Sampling, TensorSpec
 from sb3_clanker.public import public
@@ -71,7 +71,7 @@ class EnvironmentRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     omitted: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.id}({', '.join(f'{name}={value!r}' for name, value in self.kwargs.items())})"
+        return printable(f"{self.id}({', '.join(f'{name}={value!r}' for name, value in self.kwargs.items())})")
 
 
 class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sb3_clanker.dependencies import SPACES, required_for
+from sb3_clanker.display import printable
 from sb3_clanker.errors import UnsupportedSpaceError
 from sb3_clanker.policy_file.bounds import Bound, cast_bound, pack_bound, unpack_bound
 from sb3_clanker.policy_file.tensors import Sampling
@@ -296,7 +297,7 @@ class DictSpace(_Space, frozen=True, kw_only=True):
         return spaces.Dict({key: leaf.to_gymnasium() for key, leaf in self.spaces.items()})
 
     def __str__(self) -> str:
-        return f"Dict({', '.join(f'{key}: {leaf}' for key, leaf in self.spaces.items())})"
+        return printable(f"Dict({', '.join(f'{key}: {leaf}' for key, leaf in self.spaces.items())})")
 
 
 ObservationSpace: TypeAlias = LeafSpace | DictSpace

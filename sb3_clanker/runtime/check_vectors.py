@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sb3_clanker.display import printable
 from sb3_clanker.errors import VectorsMismatchError
 from sb3_clanker.policy_file.vectors import TestVectors
 from sb3_clanker.runtime.policy import OnnxPolicy
@@ -30,7 +31,9 @@ def check_vectors(policy: OnnxPolicy, vectors: TestVectors) -> VectorsReport:
     :raises VectorsMismatchError: the vectors belong to another file, or an output is wrong
     """
     if vectors.digest != policy.metadata.digest:
-        raise VectorsMismatchError(f"they were written for another file, whose digest is {vectors.digest[:80]}")
+        raise VectorsMismatchError(
+            f"they were written for another file, whose digest is {printable(vectors.digest[:80])}"
+        )
     graph = [(spec.name, spec.dtype, _of_one(spec.shape)) for spec in policy.metadata.inputs]
     named = [(spec.name, spec.dtype, spec.shape) for spec in vectors.inputs]
     outputs = [(spec.name, _of_one(spec.shape)) for spec in policy.metadata.outputs]

@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeAlias
 from numpy.typing import NDArray
 
 from sb3_clanker.dependencies import RUNTIME, required_for
+from sb3_clanker.display import printable
 from sb3_clanker.errors import PolicyFileError, UnsafeGraphError
 from sb3_clanker.policy_file.container import MalformedContainerError, split_container
 from sb3_clanker.policy_file.reading import PolicyFile
@@ -88,4 +89,4 @@ def _check_signature(session: Any, metadata: PolicyMetadata, path: Path | None) 
 
 def one_line(error: Exception) -> str:
     """The beginning of an error of onnxruntime, which may hold as much as the file did."""
-    return " ".join(str(error)[:1000].split())
+    return printable(" ".join(str(error)[:1000].split()))

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -87,11 +88,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "dict": (make_model(PPO, both, BOX_ACTION, policy="MultiInputPolicy"), ExportOptions()),
         "image": (make_model(PPO, image, spaces.Discrete(3)), ExportOptions()),
         "sac": (make_model(SAC, BOX_OBSERVATION, BOX_ACTION), ExportOptions()),
+        "godot": (
+            make_model(PPO, BOX_OBSERVATION, spaces.MultiDiscrete([3, 2])),
+            ExportOptions(target="godot", test_vectors=3),
+        ),
         "mask": (make_model(MaskablePPO, BOX_OBSERVATION, spaces.Discrete(3)), told),
         "recurrent": (make_model(RecurrentPPO, policy="MlpLstmPolicy", normalize=True), told),
     }
     for name, (model, options) in models.items():
         export_policy(model, folder / f"{name}.onnx", options=options)
+    for path in (ROOT / "tests" / "policy_file").glob("version_*.onnx"):  # their records have most of what there can be
+        shutil.copy(path, folder)
     return folder
 
 
@@ -601,6 +608,68 @@ def test_a_terminal_is_not_steered_by_a_file(box: File, tmp_path: Path, capsys: 
     assert r"\ud800\x1b[31m" in out
     assert r"\x1b]0;title\x07\nsecond line" in out
     assert max(map(len, out.splitlines())) < 5000
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"unknown \x1b[31m": 1},
+        {"observation_space": {"type": "\x1b[31m"}},
+        {"provenance": {"created": "now", "versions": {"\x1b[31m": 1}}},
+        {"normalization": {"status": "\x1b[31m", "keys": [], "clip_obs": None, "epsilon": None}},
+    ],
+    ids=lambda change: next(iter(change)).split()[0],
+)
+def test_an_error_steers_no_terminal(box: File, change: dict[str, Any]) -> None:
+    with pytest.raises(MetadataError) as caught:
+        parse(box.seal({**box.record, **change}))
+    assert all(line.isprintable() for line in str(caught.value).splitlines())
+
+
+def test_an_error_of_onnxruntime_steers_no_terminal(box: File) -> None:
+    values = numpy_helper.from_array(np.ones((4, 2), np.float32), "v")
+    model = graph_of([helper.make_node("MatMul", ["obs", "v"], ["action"], name="\x1b[31m")], values)
+    with pytest.raises(PolicyFileError, match=r"onnxruntime cannot load it: .*\\x1b\[31m"):
+        OnnxPolicy.from_bytes(sealed(box, model))
+
+
+def test_what_a_record_names_steers_no_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stretches, entries = split_container((ROOT / "tests" / "policy_file" / "version_2.onnx").read_bytes())
+    body, record = b"".join(stretches), json.loads(entries[RECORD_KEY])
+    space = record["observation_space"]["spaces"]
+    space["\x1b[31m"] = space.pop("arm")
+    record["inputs"][0]["key"] = "\x1b[31m"
+    record["environment_spec"]["id"] = "\x1b[31m"
+    record["environment_spec"]["kwargs"] = {"\x1b[31m": 1}
+    record["frame_stacks"] = [{"key": "\x1b[31m", "n_stack": 2, "axis": -1, "padding": 0.0, "padding_error": 0.0}]
+    path = tmp_path / "policy.onnx"
+    path.write_bytes(seal(body, json.dumps(record), entries))
+    metadata = read_metadata(path)
+    assert f"{metadata.observation_space}{metadata.environment_spec}".isprintable()
+    assert command_line(["inspect", str(path), "--target", "tract"]) == 0
+    assert all(line.isprintable() for line in capsys.readouterr().out.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("place", "changes", "problem"),
+    [
+        ("inputs", {"name": "\x1b[31m"}, r"is no name"),
+        ("outputs", {"role": "further"}, "the first is not the action"),
+        ("outputs", {"role": "unused"}, "the first is not the action"),
+    ],
+)
+def test_a_name_or_a_role_that_is_none(box: File, place: str, changes: dict[str, Any], problem: str) -> None:
+    record = box.record
+    record[place][0] |= changes
+    with pytest.raises(MetadataError, match=problem):
+        parse(box.seal(record))
+
+
+def test_a_second_action_is_none(box: File) -> None:
+    record = box.record
+    record["outputs"][1]["role"] = "action"
+    with pytest.raises(MetadataError, match="outputs: the first is not the action"):
+        parse(box.seal(record))
 
 
 # Files --------------------------------------------------------------------------------------------------------------

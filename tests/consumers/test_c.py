@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from onnx import TensorProto, helper
 
 from sb3_clanker import OnnxPolicy, read_metadata
 from tests.consumers.cartpole import Forgetful, play, recurrent_policy
@@ -216,6 +217,27 @@ def test_a_file_that_is_none(run: Program, policies: Path, tmp_path: Path) -> No
         _assert_fails(run(program, tmp_path / "missing.onnx", *further), "File doesn't exist")
     _assert_fails(run("check", tmp_path / "missing.onnx", vectors), "File doesn't exist")
     _assert_fails(run("check", policies / "box.onnx", tmp_path / "missing.json"), "unable to open")
+
+
+@pytest.mark.parametrize(
+    ("episode_start", "action", "name"), [("BOOL", "FLOAT", "episode_start"), ("FLOAT", "UINT8", "action")]
+)
+def test_memory_of_another_type_is_not_taken_for_floats(
+    run: Program, tmp_path: Path, episode_start: str, action: str, name: str
+) -> None:
+    start, out = TensorProto.DataType.Value(episode_start), TensorProto.DataType.Value(action)
+    inputs: list[Any] = [("obs", TensorProto.FLOAT, ["batch", 1]), ("episode_start", start, ["batch"])]
+    graph = helper.make_graph(
+        [helper.make_node("Cast", ["obs"], ["action"], to=out)],
+        "policy",
+        [helper.make_tensor_value_info(*each) for each in inputs],
+        [helper.make_tensor_value_info("action", out, ["batch", 1])],
+    )
+    path = tmp_path / "policy.onnx"
+    path.write_bytes(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8).SerializeToString()
+    )
+    _assert_fails(run("describe", path), f"{name} is not float32")
 
 
 def test_cartpole_refuses_another_policy(run: Program, policies: Path) -> None:

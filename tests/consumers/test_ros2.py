@@ -389,6 +389,13 @@ def test_refuses_what_cannot_control(box: tuple[Any, Path], safe: Any, options: 
         PolicyController(OnnxPolicy(box[1]), safe, **options)
 
 
+def test_refuses_a_file_in_the_dialect_of_another_program(tmp_path: Path) -> None:
+    options = ExportOptions(target="godot", control_period=PERIOD)
+    export_policy(make_model(PPO, BOX_OBSERVATION, spaces.Discrete(2)), tmp_path / "godot.onnx", options=options)
+    with pytest.raises(OptionError, match="policy='output' cannot be used: expected a file whose output is called act"):
+        PolicyController(OnnxPolicy(tmp_path / "godot.onnx"), SAFE)
+
+
 def test_needs_a_period(recurrent: tuple[Any, Path]) -> None:
     with pytest.raises(OptionError, match="period=None cannot be used: expected seconds; None is for a policy whose"):
         PolicyController(OnnxPolicy(recurrent[1]), SAFE)

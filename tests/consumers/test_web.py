@@ -19,9 +19,13 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
+from msgspec.structs import replace
 
 from examples import train_cartpole
-from sb3_clanker import ExportOptions, OnnxCheckpointCallback
+from sb3_clanker import ExportOptions, OnnxCheckpointCallback, read_metadata
+from sb3_clanker.policy_file.container import split_container
+from sb3_clanker.policy_file.record import EvaluationRecord, NormalizationRecord
+from sb3_clanker.policy_file.seal import stamp
 from tests.consumers.conftest import KINDS
 from tests.consumers.tools import require_path, require_tool
 
@@ -214,3 +218,20 @@ def test_the_page_tests_a_policy_that_steers_something_else(look: Look, site: Pa
     text = look(site, "model=/policies/recurrent.onnx", "#message:has-text('not made for the cart')")["text"]
     assert "16 of 16 test vectors right" in text["selftest"]
     assert "RecurrentPPO" in text["facts"]
+
+
+def test_the_page_says_no_more_than_the_record(look: Look, site: Path, policies: Path) -> None:
+    """An evaluation of an earlier step is not this policy's, and what nobody knows to be normalized is not."""
+    data = (policies / "cartpole.onnx").read_bytes()
+    metadata = read_metadata(policies / "cartpole.onnx")
+    evaluation = EvaluationRecord(num_timesteps=1, mean_reward=12.5)
+    metadata = replace(
+        metadata,
+        training=replace(metadata.training, evaluation=evaluation),
+        normalization=NormalizationRecord(status="unknown"),
+    )
+    (site / "policy.onnx").write_bytes(stamp(b"".join(split_container(data)[0]), metadata))
+    shutil.copy(policies / "cartpole.vectors.json", site / "policy.vectors.json")
+    facts = look(site, "model=/policy.onnx", "#selftest:has-text('test vectors right')")["text"]["facts"]
+    assert re.search(r"Last mean reward before\s+12\.5", facts)
+    assert re.search(r"Normalization\s+unknown", facts)

@@ -18,6 +18,7 @@ from sb3_clanker.actor.observation import observation_inputs
 from sb3_clanker.errors import MetadataError
 from sb3_clanker.policy_file.consistency import contradictions
 from sb3_clanker.policy_file.container import split_container
+from sb3_clanker.policy_file.dialects import GODOT
 from sb3_clanker.policy_file.reading import parse
 from sb3_clanker.policy_file.seal import stamp
 from sb3_clanker.policy_file.spaces import (
@@ -329,6 +330,17 @@ PIXELS = TensorSpec(
     meaning="image from 0 to 1",
 )
 UNUSED = TensorSpec(name="joint_positions", dtype="float32", shape=("batch", 1), role="unused", meaning="not looked at")
+
+
+def test_an_image_is_no_row_of_numbers() -> None:
+    row = replace(PIXELS, shape=("batch", 60), layout=None, divisor=None)
+    echo_in, echo_out = GODOT.echo_specs()
+    outputs = (replace(ACTION, name=GODOT.action, shape=("batch", 4)), echo_out)
+    assert _found(observation_space=BYTES, inputs=(row, echo_in), outputs=outputs) == []
+    for layout in ("channels_first", "channels_last"):
+        inputs = (replace(row, layout=layout, dtype="uint8"), echo_in)
+        (problem,) = _found(observation_space=BYTES, inputs=inputs, outputs=outputs)
+        assert problem == "inputs: 'image' is uint8 ['batch', 60], which does not fit its space"
 
 
 def test_bytes_that_go_in_as_floats_are_divided_by_255_and_nothing_else_is() -> None:
