@@ -47,7 +47,12 @@ def _from_first(record: dict[str, Any]) -> dict[str, Any]:
     return {**record, "environment_spec": None, "training": training, "checkpoint": checkpoint}
 
 
-UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_first}
+def _from_second(record: dict[str, Any]) -> dict[str, Any]:
+    """The second version knew nothing of what training saw."""
+    return {**record, "observation_ranges": None}
+
+
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_first, 2: _from_second}
 """For each version before this one, from the fields of such a record to those of the next version."""
 _UNMISTAKABLE = (RECORD_KEY, SEAL_KEY, CONTRACT_KEYS[0])
 """Keys that no other package writes: with one of them, what lacks the record is damaged."""

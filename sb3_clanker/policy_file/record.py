@@ -17,7 +17,7 @@ from sb3_clanker.policy_file.tensors import Sampling, TensorSpec
 from sb3_clanker.public import public
 from sb3_clanker.report import CrossCheckRecord, LatencyRecord
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 Scalar: TypeAlias = str | float | int | bool | None
 KeywordArgument: TypeAlias = Scalar | tuple[Scalar, ...] | dict[str, Scalar]
@@ -156,6 +156,42 @@ class CheckpointRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         return tuple(file for file in (self.algorithm_file, self.statistics_file) if file)
 
 
+QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+"""The levels of the quantiles in a record."""
+
+
+class ObservationRange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What training saw of one vector of observations, raw; one number for each component, in row-major order.
+
+    :ivar key: the key of a Dict space, None for any other
+    :ivar minimum: the smallest
+    :ivar maximum: the largest
+    :ivar mean: the mean
+    :ivar deviation: the standard deviation, of all observations (``ddof=0``)
+    :ivar quantiles: for each component those at the levels 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, of a sample
+    """
+
+    key: str | None
+    minimum: tuple[float, ...]
+    maximum: tuple[float, ...]
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+    quantiles: tuple[tuple[float, ...], ...]
+
+
+class ObservationRanges(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What training saw of the observations that are vectors.
+
+    :ivar n_observations: how many observations they are of
+    :ivar margin: of the output ``outside``: by what part of its range a component may leave it; None without the output
+    :ivar ranges: one for each vector of the observation
+    """
+
+    n_observations: int
+    margin: float | None = None
+    ranges: tuple[ObservationRange, ...]
+
+
 class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where the file comes from.
 
@@ -189,6 +225,7 @@ class PolicyMetadata(Shown, msgspec.Struct, frozen=True, kw_only=True, forbid_un
     :ivar environment_spec: that environment, as gymnasium knows it; None where it is not made by ``gymnasium.make``, or
         in another process
     :ivar control_period: seconds from one action to the next, None where the caller gave none
+    :ivar observation_ranges: what training saw of observations, None where nobody kept it
     :ivar training: how far training was
     :ivar provenance: where the file comes from
     :ivar checkpoint: the checkpoint that the file is part of, None where it was exported alone
@@ -217,6 +254,7 @@ class PolicyMetadata(Shown, msgspec.Struct, frozen=True, kw_only=True, forbid_un
     environment: tuple[str, ...] = ()
     environment_spec: EnvironmentRecord | None = None
     control_period: float | None = None
+    observation_ranges: ObservationRanges | None = None
     training: TrainingRecord
     provenance: Provenance
     checkpoint: CheckpointRecord | None = None
