@@ -20,6 +20,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from sb3_clanker import export_policy
 from tests.consumers import conftest as consumers
 from tests.worlds import draw
 
@@ -184,6 +185,24 @@ def test_a_pt2_needs_torch_alone_and_names_no_path(names: dict[str, Any]) -> Non
     code = script + _PROGRAMS[".pt2"][1].strip() + "; print(tuple(action.shape))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "(3, 1)\n"
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("begun", ["PPO, VecNormalize"], indirect=True)
+def test_fp16_normalizes_in_float32(names: dict[str, Any]) -> None:
+    model, far = names["model"], np.float32(1e5)  # which fp16 does not reach
+    vec_normalize = copy.deepcopy(model.get_vec_normalize_env())
+    vec_normalize.obs_rms.mean += far
+    observations = draw(model.observation_space, np.random.default_rng(0), 100) + far
+    expected = model.predict(vec_normalize.normalize_obs(observations), deterministic=True)[0]
+    export_policy(model, "policy.onnx", vec_normalize=vec_normalize)
+    try:
+        for program in _PROGRAMS["fp16"]:
+            names["inputs"] = {"obs": observations}
+            _run(program, names)
+    finally:
+        export_policy(model, "policy.onnx")
+    np.testing.assert_allclose(names["action"], expected, atol=2e-2)
 
 
 def test_nothing_is_left_out() -> None:
