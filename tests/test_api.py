@@ -78,7 +78,12 @@ OptionError (ClankerError, ValueError)
 PolicyFileError (ClankerError, ValueError)
 PolicyMetadata: schema_version, algorithm, policy_class, observation_space, action_space, inputs, outputs,
         predict_dtype, recurrent, sampling, opset_version, ir_version, normalization, frame_stacks, environment,
-        environment_spec, control_period, training, provenance, checkpoint, cross_check, latency, digest, entries
+        environment_spec, control_period, observation_ranges, training, provenance, checkpoint, cross_check, latency,
+        digest, entries
+PolicyModule(actor: Actor)
+    .dynamic_shapes(self) -> tuple[tuple[dict[int, Any], ...]]
+    .example_inputs(self, batch: int = 2) -> tuple[th.Tensor, ...]
+    .forward(self, inputs: th.Tensor) -> tuple[th.Tensor, ...]
 PrecisionError (ClankerError, ValueError)
 PrecisionWarning (ClankerWarning)
 PublicationError (ClankerError, OSError)
@@ -107,6 +112,8 @@ export_policy(model: BaseAlgorithm, path: str | Path, *, vec_normalize: Normaliz
         OptionsSource = ExportOptions()) -> ExportReport
 load_checkpoint(path: str | Path, *, env: gym.Env[Any, Any] | VecEnv | None = None, algorithm: type[BaseAlgorithm] |
         None = None, **kwargs: Any) -> LoadedCheckpoint
+policy_module(model: BaseAlgorithm, *, vec_normalize: NormalizationSource = 'auto', options: OptionsSource =
+        ExportOptions()) -> PolicyModule
 read_metadata(path: str | Path) -> PolicyMetadata
 validate_policy(path: str | Path, model: BaseAlgorithm, *, vec_normalize: NormalizationSource = 'auto', options:
         OptionsSource = ExportOptions()) -> ValidationReport
