@@ -88,6 +88,7 @@ SchemaVersionError (PolicyFileError)
 StochasticActionError (ClankerError, ValueError)
 TargetError (ClankerError, ValueError)
 TargetReport: target, accepts, mode, problems, notes
+UnfitEnvironmentError (ClankerError, ValueError)
 UnknownNormalizationWarning (ClankerWarning)
 UnmatchedFilesError (ClankerError, ValueError)
 UnreadableFileError (ClankerError, OSError)
