@@ -61,7 +61,7 @@ def _train_until_killed(pipe: Connection, folder: Path) -> None:
         commit(self)
         pipe.send("over")
 
-    CheckpointWriter.write = telling_write  # type: ignore[method-assign]
+    CheckpointWriter.write = telling_write  # type: ignore[method-assign, assignment]
     Publication.commit = telling_commit  # type: ignore[method-assign]
     callback = OnnxCheckpointCallback(
         folder, eval_env=make_eval_env(), eval_freq=2, n_eval_episodes=1, save_freq=3, keep_last=4
