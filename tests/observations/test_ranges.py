@@ -52,7 +52,9 @@ def only(ranges: Ranges) -> ObservationRange:
 def ranks(rows: NDArray[Any], found: ObservationRange) -> NDArray[np.float64]:
     """The true level of each quantile that was found."""
     points = np.array(found.quantiles)
-    return np.array([np.searchsorted(np.sort(column), row) / len(rows) for column, row in zip(rows.T, points)])
+    return np.array(
+        [np.searchsorted(np.sort(column), row) / len(rows) for column, row in zip(rows.T, points, strict=True)]
+    )
 
 
 @pytest.mark.parametrize("n", [1, 2, 100, 3_000, 100_000])
@@ -96,7 +98,7 @@ def test_every_vector_of_a_dict_has_its_own() -> None:
 
 
 def test_there_are_at_most_a_thousand_components() -> None:
-    wide: dict[str, LeafSpace] = {name: box(400) for name in "abc"} | {"d": box(200)}
+    wide: dict[str, LeafSpace] = {"a": box(400), "b": box(400), "c": box(400), "d": box(200)}
     assert Ranges(DictSpace(spaces=wide)).keys == ("a", "b", "d")
     assert Ranges(box(1_000)).keys == (None,)
     assert Ranges(box(1_001)).keys == Ranges(box(0)).keys == ()
@@ -188,7 +190,7 @@ def test_they_go_on_from_a_record(n_before: int) -> None:
         *(n_before, other.minimum, other.maximum, other.mean),
     )
     reach = np.subtract(one.maximum, one.minimum)[:, None]
-    assert (np.abs(np.subtract(one.quantiles, other.quantiles)) <= 0.03 * reach).all()
+    assert (np.abs(np.subtract(one.quantiles, other.quantiles)) <= (0.01 if n_before > 50 else 0.2) * reach).all()
     rows = np.concatenate([before, after])
     went_on = collect(box(3), after, Ranges.from_record(box(3), record))
     found, whole = only(went_on), went_on.record()
