@@ -71,9 +71,7 @@ def open_environment(metadata: PolicyMetadata, env: str | Playable | None, *, re
         raise OptionError("env", env, "the id of an environment, a gymnasium.Env, or None")
     spec = specification(metadata, env)
     _check_vectorized(metadata, spec.id)
-    kwargs: dict[str, Any] = {name: value for name, value in spec.kwargs.items() if name != "render_mode"}
-    if renders:
-        kwargs["render_mode"] = "rgb_array"
+    kwargs: dict[str, Any] = spec.kwargs | ({"render_mode": "rgb_array"} if renders else {})
     try:
         made = gym.make(spec.id, **kwargs)
     except Exception as error:  # it is the environment's own code
@@ -97,7 +95,7 @@ def name_of(env: Env) -> str:
 
 
 def specification(metadata: PolicyMetadata, env_id: str | None) -> EnvironmentRecord:
-    """What is made for a policy.
+    """What is made for a policy; how it renders is another question.
 
     :param env_id: as the caller gave it, None for what its record says
     :raises UnfitEnvironmentError: its record does not say enough
@@ -117,7 +115,8 @@ def specification(metadata: PolicyMetadata, env_id: str | None) -> EnvironmentRe
         )
     if ":" in recorded.id:
         raise UnfitEnvironmentError(short(recorded), "no module is imported because a record names it")
-    return recorded
+    kwargs = {name: value for name, value in recorded.kwargs.items() if name != "render_mode"}
+    return EnvironmentRecord(id=recorded.id, kwargs=kwargs)
 
 
 def _check_vectorized(metadata: PolicyMetadata, env_id: str) -> None:

@@ -286,6 +286,9 @@ def test_two_environments_are_none(find: Find, tmp_path: Path) -> None:
         with pytest.raises(UnfitEnvironmentError, match=match):
             compare_policies(path, other, env=env, n_episodes=1)
     assert compare_policies(path, other, env=gym.make(BALL), n_episodes=1).act_the_same
+    rendered = EnvironmentRecord(id=BALL, kwargs={"render_mode": "human"})
+    same = _restamped(path, tmp_path, lambda metadata: replace(metadata, environment_spec=rendered))
+    assert compare_policies(path, same, n_episodes=1).act_the_same
 
 
 def test_what_is_no_batch_of_observations_is_refused(find: Find) -> None:
