@@ -17,7 +17,7 @@ from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common import evaluation
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack, VecNormalize, VecTransposeImage
 
 from sb3_clanker import ExportOptions, OnnxPolicy, UnfitEnvironmentError, export_policy
 from sb3_clanker.play.episodes import Episodes, play_episodes
@@ -75,6 +75,13 @@ CASES: dict[str, Callable[[], BaseAlgorithm]] = {
     "recurrent": lambda: make_model(RecurrentPPO, policy="MlpLstmPolicy", env=_normalized(_vectorized(BALL))),
     "masked": lambda: make_model(MaskablePPO, env=_vectorized(DOORS)),
     "image": lambda: make_model(DQN, policy="CnnPolicy", env=_vectorized(SCREEN)),
+    "normalized image": lambda: make_model(
+        PPO,
+        policy="CnnPolicy",
+        env=_normalized(VecTransposeImage(_vectorized(SCREEN))),
+        policy_kwargs={"normalize_images": False},
+        scale=0.1,
+    ),
     "Dict": lambda: make_model(
         PPO, policy="MultiInputPolicy", env=_normalized(_vectorized(PARTS), norm_obs_keys=["place"])
     ),
@@ -152,7 +159,8 @@ def test_the_environment_that_is_made_is_closed(
 def test_an_id_with_the_arguments_of_the_record_or_plain(tmp_path: Path) -> None:
     model = CASES["arguments"]()
     policy = _exported(model, tmp_path)
-    _assert_equal(play_episodes(policy, BALL, SEEDS), model)
+    for env_id in (BALL, f"tests.play.games:{BALL}"):
+        _assert_equal(play_episodes(policy, env_id, SEEDS), model)
     policy.metadata = replace(policy.metadata, environment_spec=None)
     plain = make_model(PPO, env=_vectorized(BALL))
     plain.policy.load_state_dict(model.policy.state_dict())
