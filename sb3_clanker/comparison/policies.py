@@ -32,7 +32,7 @@ _N_COMPONENTS, _N_SEEDS, _N_FIELDS = 8, 10, 12
 """How many of each show themselves; all of them are in the attributes."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ReturnDifferences:
     """What two policies earn in episodes on the same seeds.
 

@@ -54,18 +54,17 @@ def _differing(one: Any, other: Any, path: str) -> Iterator[tuple[str, Any, Any]
     if one == other:
         return
     if _is_named(one) or _is_named(other):
-        named = [_by_name(parts or ()) for parts in (one, other)]
-        for name in named[0] | named[1]:
-            parts = [parts.get(name) for parts in named]
-            place = f"{path}[{name}]"
-            if None in parts:
-                yield place, *parts
+        of_one, of_other = _by_name(one or ()), _by_name(other or ())
+        for name in of_one | of_other:
+            part, its, place = of_one.get(name), of_other.get(name), f"{path}[{name}]"
+            if part is None or its is None:
+                yield place, part, its
             else:
-                yield from _differing(*parts, place)
+                yield from _differing(part, its, place)
     elif isinstance(one, dict) or isinstance(other, dict):
-        for name in (one or {}) | (other or {}):
-            values = ((fields or {}).get(name) for fields in (one, other))
-            yield from _differing(*values, f"{path}.{name}" if path else name)
+        one, other = one or {}, other or {}
+        for name in one | other:
+            yield from _differing(one.get(name), other.get(name), f"{path}.{name}" if path else name)
     else:
         yield path, one, other
 
