@@ -23,6 +23,7 @@ from sb3_clanker.errors import (
     MissingDependencyError,
     MissingFileError,
     NonFiniteWeightsError,
+    ObservationFileError,
     OptionError,
     PolicyFileError,
     PublicationError,
@@ -220,6 +221,12 @@ def test_every_warning_is_a_clanker_warning(cls: type[Warning]) -> None:
             ValueError,
             "Cannot compare how these policies act: the action of the first is Box, and that of the second Discrete. "
             "Compare policies of the same spaces.",
+        ),
+        (
+            ObservationFileError(_PATH, "it is a text"),
+            ValueError,
+            f"{_PATH}: it is a text. Save raw observations with numpy: one array, rows first, with numpy.save(), "
+            "or one for each key with numpy.savez().",
         ),
         (
             InferenceError("no memory"),

@@ -84,9 +84,8 @@ class Ranges:
             for first in range(0, n, len(self._buffer)):
                 self.add({key: observations[key][first : first + len(self._buffer)] for key in self.keys})
             return
-        rows = self._buffer[start : start + n]
         for key, column in self._columns.items():
-            rows[:, column] = observations[key].reshape(n, column.stop - column.start)
+            self._buffer[start : start + n, column] = observations[key].reshape(n, column.stop - column.start)
         self._n_buffered = start + n
 
     def record(self) -> ObservationRanges | None:
@@ -146,7 +145,8 @@ def at_levels(ranges: ObservationRange, levels: NDArray[np.float64]) -> NDArray[
     known = np.array([0.0, *QUANTILES, 1.0])
     points = np.column_stack([ranges.minimum, ranges.quantiles, ranges.maximum])
     of_each = np.broadcast_to(levels.reshape(len(levels), -1), (len(levels), len(points))).T
-    return np.stack([np.interp(each, known, row) for each, row in zip(of_each, points, strict=True)], axis=1)
+    values = np.stack([np.interp(each, known, row) for each, row in zip(of_each, points, strict=True)], axis=1)
+    return np.asarray(np.clip(values, points[:, 0], points[:, -1]))  # rounding may lead a little beyond
 
 
 def _quantiles(sample: NDArray[np.float64]) -> NDArray[np.float64]:
