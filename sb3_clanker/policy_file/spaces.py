@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 SpaceRole: TypeAlias = Literal["observation", "action"]
 
 _END_OF_INT64 = 1 << 63
+_MOST_AXES = 2
+"""Of a vector."""
 _requires_gymnasium = required_for("A space of gymnasium", SPACES)
 
 
@@ -301,6 +303,12 @@ class DictSpace(_Space, frozen=True, kw_only=True):
 
 
 ObservationSpace: TypeAlias = LeafSpace | DictSpace
+
+
+def vectors(space: ObservationSpace) -> dict[str | None, BoxSpace]:
+    """The leaves that are vectors, by key, in order: Boxes of one or two dimensions; one of three is an image."""
+    leaves = space.leaves().items()
+    return {key: leaf for key, leaf in leaves if isinstance(leaf, BoxSpace) and 1 <= len(leaf.shape) <= _MOST_AXES}
 
 
 KINDS: Mapping[str, type[LeafSpace]] = {cls.__name__.removesuffix("Space"): cls for cls in get_args(LeafSpace)}
