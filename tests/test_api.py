@@ -29,8 +29,8 @@ ExportOptions(*, opset_version: int = 18, atol: float = 1e-05, rtol: float = 1e-
         max_latency_ms: float | None = None, channels_last: bool = False, further_outputs: Sequence[FurtherOutput] =
         (), observation_names: Labels | Mapping[str, Labels] | None = None, observation_units: Labels | Mapping[str,
         Labels] | None = None, action_names: Labels | None = None, action_units: Labels | None = None, control_period:
-        float | None = None, test_vectors: int | None = None, target: TargetName | None = None, metadata: Mapping[str,
-        str] = <factory>)
+        float | None = None, observation_ranges: bool = True, test_vectors: int | None = None, target: TargetName |
+        None = None, metadata: Mapping[str, str] = <factory>)
 ExportReport: path, size, seconds, validation, metadata
 FileInTheWayError (ClankerError, FileExistsError)
 FilesFailedError (ClankerError, ValueError)
@@ -78,7 +78,8 @@ OptionError (ClankerError, ValueError)
 PolicyFileError (ClankerError, ValueError)
 PolicyMetadata: schema_version, algorithm, policy_class, observation_space, action_space, inputs, outputs,
         predict_dtype, recurrent, sampling, opset_version, ir_version, normalization, frame_stacks, environment,
-        environment_spec, control_period, training, provenance, checkpoint, cross_check, latency, digest, entries
+        environment_spec, control_period, observation_ranges, training, provenance, checkpoint, cross_check, latency,
+        digest, entries
 PrecisionError (ClankerError, ValueError)
 PrecisionWarning (ClankerWarning)
 PublicationError (ClankerError, OSError)
