@@ -23,6 +23,7 @@ from sb3_clanker.errors import UnsupportedPolicyError
 from sb3_clanker.options import ExportOptions
 from sb3_clanker.policy_file.bounds import round_inward
 from sb3_clanker.policy_file.dialects import ONE_HOT
+from sb3_clanker.policy_file.record import ObservationRanges
 from sb3_clanker.policy_file.spaces import describe_space
 from sb3_clanker.policy_file.tensors import BATCH, OUTSIDE, TensorSpec
 from sb3_clanker.sb3.compiled import uncompiled, uncompiled_name
@@ -134,6 +135,11 @@ class Actor(nn.Module):
         dims = [dim for dim, n in enumerate(choices) for _ in range(n)]
         indices = [float(index) for n in choices for index in range(n)]
         return (action.index_select(1, th.tensor(dims)) == th.tensor(indices)).to(th.float32)
+
+    def see(self, ranges: ObservationRanges | None) -> None:
+        """Take what training saw of observations up to now, None where that is not known, for what needs it."""
+        if self.outside is not None:
+            self.outside.see(ranges)
 
     def example_inputs(self) -> tuple[th.Tensor, ...]:
         """A batch of two: a batch of one would freeze the batch dimension in a trace."""

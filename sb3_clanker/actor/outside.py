@@ -6,7 +6,6 @@ stuck or a dead sensor.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -18,7 +17,6 @@ from sb3_clanker.policy_file.bounds import round_outward
 from sb3_clanker.policy_file.record import ObservationRanges
 from sb3_clanker.policy_file.spaces import ObservationSpace, vectors
 from sb3_clanker.policy_file.tensors import BATCH, OUTSIDE, TensorSpec
-
 
 _RANK = 2
 """Of rows of numbers, which need no other shape."""
@@ -54,7 +52,7 @@ class Outside(nn.Module):
             dtype="bool",
             shape=(BATCH, len(names)),
             role="further",
-            meaning=f"true for each component that is outside of what training saw, by more than {margin:g} of its range",
+            meaning=f"true for each component outside of what training saw, by more than {margin:g} of its range",
             names=names,
         )
         self._widths = {key: leaf.n_elements for key, leaf in leaves.items()}

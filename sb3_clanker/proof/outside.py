@@ -51,9 +51,10 @@ def outside_problem(policy: OnnxPolicy, observations: Batch, *, in_full: bool) -
         return None
     row, component = wrong[0]
     name = spec.names[component] if spec.names else f"component {component}"
+    said = "outside" if got[row, component] else "inside"
     return (
-        f"{OUTSIDE} says that {name} is {'outside' if got[row, component] else 'inside'} at {rows[row, component]}, and "
-        f"by the record it is inside from {low[component]} to {high[component]}"
+        f"{OUTSIDE} says that {name} is {said} at {rows[row, component]}, and by the record it is inside from "
+        f"{low[component]} to {high[component]}"
     )
 
 
@@ -125,11 +126,9 @@ def _ask(policy: OnnxPolicy, observations: Batch, rows: Rows) -> NDArray[np.gene
 
 def _flat(observations: Batch, metadata: PolicyMetadata) -> Rows:
     arrays = by_key(observations)
+    parts = [arrays[key].reshape(-1, leaf.n_elements) for key, leaf in _vectors(metadata).items()]
     with np.errstate(over="ignore"):  # infinite in float32, as the file has it
-        parts = [
-            arrays[key].reshape(-1, leaf.n_elements).astype(np.float32) for key, leaf in _vectors(metadata).items()
-        ]
-    return np.concatenate(parts, axis=1)
+        return np.concatenate(parts, axis=1, dtype=np.float32, casting="unsafe")
 
 
 def _vectors(metadata: PolicyMetadata) -> dict[str | None, BoxSpace]:
