@@ -20,8 +20,8 @@ from sb3_clanker.policy_file.tensors import OUTSIDE
 OnOutside = Literal["warn", "ignore"]
 
 PAUSE = 60.0
-"""Seconds before a component is named again: a robot acts a hundred times a second, and a wrong unit stays wrong. A line
-for each step would tell no more than the first, and bury all else."""
+"""Seconds before a component is named again: a robot acts a hundred times a second, and a wrong unit stays wrong. A
+line for each step would tell no more than the first, and bury all else."""
 _MOST = 8
 """Components that are named at once."""
 
