@@ -19,7 +19,7 @@ from sb3_clanker.policy_file.spaces import ObservationSpace, vectors
 from sb3_clanker.policy_file.tensors import BATCH, OUTSIDE, TensorSpec
 
 _RANK = 2
-"""Of rows of numbers, which need no other shape."""
+"""Of a batch of rows, which need no other shape."""
 
 
 class Outside(nn.Module):
@@ -78,12 +78,15 @@ class Outside(nn.Module):
         An observation is inside where it equals itself between the bounds. So a number that is none is outside in
         every runtime, whether it has the larger of two numbers be none where one is, or the other.
         """
-        parts = [
-            inputs[index] if len(spec.shape) == _RANK else inputs[index].reshape(-1, self._widths[spec.key])
-            for index, spec in self._inputs
-        ]
-        values = th.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+        rows = [self._rows(inputs[index], spec) for index, spec in self._inputs]
+        values = th.cat(rows, dim=1) if len(rows) > 1 else rows[0]
         return th.minimum(th.maximum(values, self.low), self.high) != values
+
+    def _rows(self, tensor: th.Tensor, spec: TensorSpec) -> th.Tensor:
+        """An input with its components in a row, in the order of the space."""
+        if spec.layout == "channels_last":
+            tensor = tensor.permute(0, 3, 1, 2)
+        return tensor if len(spec.shape) == _RANK else tensor.reshape(-1, self._widths[spec.key])
 
 
 def _component_names(spec: TensorSpec, shape: tuple[int, ...]) -> Iterator[str]:
@@ -92,4 +95,4 @@ def _component_names(spec: TensorSpec, shape: tuple[int, ...]) -> Iterator[str]:
         yield from spec.names
         return
     for index in np.ndindex(shape):
-        yield f"{spec.name}[{','.join(map(str, index))}]"
+        yield f"{spec.name}[{','.join(map(str, index))}]" if index else spec.name

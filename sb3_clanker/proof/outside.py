@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sb3_clanker.errors import InferenceError
 from sb3_clanker.policy_file.bounds import round_outward
 from sb3_clanker.policy_file.record import PolicyMetadata
-from sb3_clanker.policy_file.spaces import BoxSpace, vectors
+from sb3_clanker.policy_file.spaces import LeafSpace, vectors
 from sb3_clanker.policy_file.tensors import OUTSIDE
 from sb3_clanker.proof.probes import Batch, as_batch, batch_size, by_key, take
 from sb3_clanker.runtime.policy import OnnxPolicy
@@ -131,7 +131,7 @@ def _flat(observations: Batch, metadata: PolicyMetadata) -> Rows:
         return np.concatenate(parts, axis=1, dtype=np.float32, casting="unsafe")
 
 
-def _vectors(metadata: PolicyMetadata) -> dict[str | None, BoxSpace]:
+def _vectors(metadata: PolicyMetadata) -> dict[str | None, LeafSpace]:
     """The vectors in the order of the inputs."""
     leaves = vectors(metadata.observation_space)
     return {spec.key: leaves[spec.key] for spec in metadata.inputs if spec.role == "observation" and spec.key in leaves}
