@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 from sb3_clanker.errors import OptionError, UnsupportedOpsetError
 from sb3_clanker.policy_file.entries import check_entries
+from sb3_clanker.policy_file.tensors import OUTSIDE
 from sb3_clanker.public import public
 from sb3_clanker.targets.check import known_target
 from sb3_clanker.targets.target import TargetName
@@ -22,6 +23,13 @@ _LARGEST_MARGIN = 100
 """In ranges: far beyond what could tell anything."""
 
 FurtherOutput = Literal["distribution", "value", "q_values", "outside"]
+OUTPUTS: Mapping[FurtherOutput, frozenset[str]] = {
+    "distribution": frozenset({"action_mean", "action_std", "action_logits"}),
+    "value": frozenset({"value"}),
+    "q_values": frozenset({"q_values"}),
+    "outside": frozenset({OUTSIDE}),
+}
+"""Names in the graph of the outputs of each kind."""
 Labels: TypeAlias = Sequence[str]
 
 
@@ -111,6 +119,8 @@ class ExportOptions:
         if isinstance(asked, str) or not isinstance(asked, Collection) or any(name not in known for name in asked):
             raise OptionError("further_outputs", asked, f"a sequence of {', '.join(map(repr, known))}")
         object.__setattr__(self, "further_outputs", tuple(dict.fromkeys(asked)))
+        if OUTSIDE in asked and not self.observation_ranges:
+            raise OptionError("observation_ranges", False, "True, as further_outputs with 'outside' tells by them")
         margin = self.outside_margin
         if isinstance(margin, bool) or not isinstance(margin, (int, float)) or not 0 <= margin <= _LARGEST_MARGIN:
             raise OptionError("outside_margin", margin, f"a number from 0 to {_LARGEST_MARGIN}")

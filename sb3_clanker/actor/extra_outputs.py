@@ -13,7 +13,7 @@ import torch as th
 from stable_baselines3.common.policies import BasePolicy
 
 from sb3_clanker.errors import OptionError
-from sb3_clanker.options import FurtherOutput
+from sb3_clanker.options import OUTPUTS, FurtherOutput
 from sb3_clanker.policy_file.spaces import LeafSpace
 from sb3_clanker.policy_file.tensors import BATCH, OUTSIDE, Sampling, TensorSpec
 
@@ -127,16 +127,9 @@ def _q_values(policy: Any, observation: Any, _: Context) -> dict[str, th.Tensor]
 
 
 _COMPUTE: Mapping[FurtherOutput, _Compute] = {"distribution": _distribution, "value": _value, "q_values": _q_values}
-_NAMES: Mapping[FurtherOutput, frozenset[str]] = {
-    "distribution": frozenset({"action_mean", "action_std", "action_logits"}),
-    "value": frozenset({"value"}),
-    "q_values": frozenset({"q_values"}),
-    "outside": frozenset({OUTSIDE}),
-}
-"""Names in the graph of the outputs of each kind."""
 
 
 def names_of(outputs: Iterable[TensorSpec]) -> tuple[FurtherOutput, ...]:
     """The extra outputs that there are among the outputs of a graph."""
     found = {spec.name for spec in outputs if spec.role == "further"}
-    return tuple(name for name, names in _NAMES.items() if found & names)
+    return tuple(name for name, names in OUTPUTS.items() if found & names)
