@@ -47,6 +47,7 @@ NoVectorsWarning (ClankerWarning)
 NonFiniteWeightsError (ClankerError, ValueError)
 NormalizationError (ClankerError, ValueError)
 ObservationError (ClankerError, ValueError)
+ObservationFileError (ClankerError, ValueError)
 OnnxCheckpointCallback(save_path: str | Path | None = None, *, eval_env: gym.Env[Any, Any] | VecEnv | None = None,
         best_of: Literal['evaluation', 'rollout'] = 'evaluation', eval_freq: int = 10000, n_eval_episodes: int = 5,
         deterministic: bool = True, render: bool = False, warn: bool = True, log_path: str | Path | None = None,

@@ -99,8 +99,8 @@ class _Leaf:
         return np.zeros(self.shape), np.reshape(self.choices, self.shape) - 1.0
 
     @property
-    def is_vector(self) -> bool:
-        """Whether it is made of numbers that each mean something: no choices, and no image of bytes."""
+    def is_image(self) -> bool:
+        """Whether it is an image of bytes, as ``stable_baselines3.common.preprocessing.is_image_space`` has it."""
         return False
 
     def __str__(self) -> str:
@@ -127,9 +127,8 @@ class BoxSpace(_Leaf, _Space, frozen=True, kw_only=True):
     observation_meaning = "raw observation"
 
     @property
-    def is_vector(self) -> bool:
-        is_image = self.dtype == "uint8" and len(self.shape) == 3 and (self.low, self.high) == (0, LARGEST_BYTE)
-        return not is_image and self.n_elements > 0
+    def is_image(self) -> bool:
+        return self.dtype == "uint8" and len(self.shape) == 3 and (self.low, self.high) == (0, LARGEST_BYTE)
 
     @property
     def widths(self) -> Mapping[Sampling, int]:
@@ -315,11 +314,11 @@ ObservationSpace: TypeAlias = LeafSpace | DictSpace
 
 
 def vectors(space: ObservationSpace) -> dict[str | None, LeafSpace]:
-    """The leaves by key of which a record may have ranges, in order: vectors, of up to 1,000 components together."""
+    """The leaves by key that may have ranges, in order: Boxes that are no images, up to 1,000 components in all."""
     found: dict[str | None, LeafSpace] = {}
     left = _MOST_COMPONENTS
     for key, leaf in space.leaves().items():
-        if leaf.is_vector and leaf.n_elements <= left:
+        if leaf.is_continuous and not leaf.is_image and 0 < leaf.n_elements <= left:
             found[key], left = leaf, left - leaf.n_elements
     return found
 
