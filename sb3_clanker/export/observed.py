@@ -1,4 +1,4 @@
-"""What training saw of observations, where an export is none of a training: by the caller's own, or by an earlier file."""
+"""What training saw of observations, for an export outside of one: by those of the caller, or by an earlier file."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def resolve_ranges(
         raise OptionError(
             "further_outputs",
             list(options.further_outputs),
-            f"what training saw of observations, for {OUTSIDE!r}: train with OnnxCheckpointCallback, which keeps it, or "
-            "give raw observations (observations= in Python, --observations on the command line)",
+            f"for {OUTSIDE!r} what training saw of observations: train with OnnxCheckpointCallback, which keeps it, or "
+            "give raw ones (observations= in Python, --observations on the command line)",
         )
     return recorded or Observed(None, "none")
 
@@ -66,7 +66,7 @@ def resolve_ranges(
 def _of_observations(space: ObservationSpace, observations: Any) -> Observed:
     if isinstance(observations, (str, PathLike)):
         path = Path(observations)
-        given, where = read_observations(path, space), f" of {path.name}"
+        given, where = read_observations(path, space), f" in {path.name}"
     else:
         given, where = observations, ""
     arrays: Mapping[Any, Any] = given if isinstance(given, Mapping) else {None: given}
@@ -83,10 +83,8 @@ def _of_observations(space: ObservationSpace, observations: Any) -> Observed:
         ranges.add(checked)
     record = ranges.record()
     if record is None:
-        raise ObservationError(
-            "There is no vector in the observations, or none of them is finite: they have no ranges."
-        )
-    return Observed(record, f"those of the {record.n_observations:,} observations{where}")
+        raise ObservationError("The observations have no ranges: there is no vector in them, or none is finite.")
+    return Observed(record, f"those of {record.n_observations:,} observations{where}")
 
 
 def _checked(observations: Any, leaf: LeafSpace, key: str | None) -> NDArray[Any]:
@@ -113,5 +111,5 @@ def _recorded(zip_path: Path) -> Observed | None:
         return None
     if not identify(zip_path, checkpoint.algorithm_file):
         return None
-    origin = f"those of the {ranges.n_observations:,} observations that training saw, by the record of {path.name}"
+    origin = f"those of {ranges.n_observations:,} observations, by the record of {path.name}"
     return Observed(replace(ranges, margin=None), origin)
