@@ -16,10 +16,12 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_clanker import ExportOptions, OnnxCheckpointCallback
+from sb3_clanker.options import FurtherOutput
 from sb3_clanker.targets.target import TargetName
-from tests.worlds import BOX_OBSERVATION, make_model
+from tests.worlds import BOX_OBSERVATION, UNBOUNDED_OBSERVATION, make_model
 
 IMAGE = spaces.Box(0, 255, (36, 36, 3), np.uint8)
+GRID = spaces.Box(-1.0, 1.0, (2, 2))
 DICT = spaces.Dict({"image": IMAGE, "joints": BOX_OBSERVATION, "gear": spaces.Discrete(4)})
 
 
@@ -44,6 +46,10 @@ def _dict() -> BaseAlgorithm:
     return make_model(SAC, DICT, policy="MultiInputPolicy")
 
 
+def _outside() -> BaseAlgorithm:
+    return make_model(PPO, spaces.Dict({"arm": UNBOUNDED_OBSERVATION, "grid": GRID}), policy="MultiInputPolicy")
+
+
 def _recurrent() -> BaseAlgorithm:
     from sb3_contrib import RecurrentPPO
 
@@ -62,12 +68,16 @@ KINDS: Mapping[str, Any] = {
     "image": _image,
     "camera": _camera,
     "dict": _dict,
+    "outside": _outside,
     "recurrent": _recurrent,
     "masked": _masked,
 }
 """Kinds of policies, by the name of their files."""
 TARGETS: Mapping[str, TargetName] = {"camera": "clankers"}
 """The programs for which some of them are made."""
+
+FURTHER_OUTPUTS: Mapping[str, tuple[FurtherOutput, ...]] = {"outside": ("outside",)}
+"""What some of them give beside the action."""
 
 
 @pytest.fixture(scope="session")
@@ -76,7 +86,8 @@ def policies(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("policies")
     for kind, make in KINDS.items():
         run = folder / f"{kind}-run"
-        options = ExportOptions(test_vectors=16, target=TARGETS.get(kind))
+        further = FURTHER_OUTPUTS.get(kind, ())
+        options = ExportOptions(test_vectors=16, target=TARGETS.get(kind), further_outputs=further)
         callback = OnnxCheckpointCallback(run, options=options, on_error="raise")
         make().learn(64, callback=callback)
         for name in ("onnx", "vectors.json"):

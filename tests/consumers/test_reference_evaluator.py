@@ -21,8 +21,8 @@ def test_passes_the_vectors(policies: Path, kind: str) -> None:
         feed = {spec.name: np.array(case.inputs[spec.name], spec.dtype).reshape(spec.shape) for spec in vectors.inputs}
         for output, got in zip(vectors.outputs, evaluator.run(names, feed), strict=True):
             assert isinstance(got, np.ndarray)
-            assert got.dtype == np.float32
+            assert got.dtype == (np.bool_ if output.name == "outside" else np.float32)
             assert got.shape == output.shape
             expected = np.array(case.outputs[output.name])
-            difference = np.abs(got.reshape(-1) - expected)
+            difference = np.abs(got.reshape(-1).astype(np.float64) - expected)
             assert (difference <= np.array(output.atol) + output.rtol * np.abs(expected)).all()
