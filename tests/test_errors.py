@@ -212,8 +212,8 @@ def test_every_warning_is_a_clanker_warning(cls: type[Warning]) -> None:
         (
             ObservationFileError(_PATH, "it is a text"),
             ValueError,
-            f"{_PATH}: it is a text. Save raw observations with numpy: one array, rows first, with numpy.save(), or one "
-            "for each key with numpy.savez().",
+            f"{_PATH}: it is a text. Save raw observations with numpy: one array, rows first, with numpy.save(), "
+            "or one for each key with numpy.savez().",
         ),
         (
             InferenceError("no memory"),
