@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from sb3_clanker import ExportOptions, OnnxCheckpointCallback
+from sb3_clanker import ExportOptions, OnnxCheckpointCallback, OnnxPolicy, read_metadata
 from sb3_clanker.options import FurtherOutput
 from sb3_clanker.targets.target import TargetName
 from tests.worlds import BOX_OBSERVATION, UNBOUNDED_OBSERVATION, make_model
@@ -93,3 +94,34 @@ def policies(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name in ("onnx", "vectors.json"):
             (run / f"final_model.{name}").rename(folder / f"{kind}.{name}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def on_the_bounds(policies: Path) -> Path:
+    """Vectors of ``outside.onnx`` on the bounds of what training saw and right beyond, by numpy from its record."""
+    metadata = read_metadata(policies / "outside.onnx")
+    ranges = metadata.observation_ranges
+    assert ranges is not None
+    document = json.loads((policies / "outside.vectors.json").read_text())
+    policy, cases = OnnxPolicy(policies / "outside.onnx"), []
+    for end, sign in (("minimum", -1.0), ("maximum", 1.0)):
+        inside, beyond = {}, {}
+        for spec, seen in zip(metadata.inputs, ranges.ranges, strict=True):
+            slack = 0.1 * (np.array(seen.maximum) - np.array(seen.minimum))
+            bound = np.array(getattr(seen, end)) + sign * slack
+            rounded = bound.astype(np.float32)
+            too_near = sign * (rounded - bound) < 0
+            inside[spec.name] = np.where(too_near, np.nextafter(rounded, np.float32(sign * np.inf)), rounded)
+            beyond[spec.name] = np.nextafter(inside[spec.name], np.float32(sign * np.inf))
+        for observation, is_outside in ((inside, 0.0), (beyond, 1.0)):
+            shaped = {spec.name: observation[spec.name].reshape(1, *spec.shape[1:]) for spec in metadata.inputs}
+            outputs = policy.run(shaped)
+            outputs["outside"] = np.full((1, 7), is_outside)
+            given, expected = (
+                {name: array.reshape(-1).astype(float).tolist() for name, array in arrays.items()}
+                for arrays in (shaped, outputs)
+            )
+            cases.append({"inputs": given, "outputs": expected})
+    path = policies / "on_the_bounds.vectors.json"
+    path.write_text(json.dumps({**document, "cases": cases}))
+    return path
