@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 import pytest
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback, EveryNTimesteps
@@ -101,6 +102,7 @@ def files(names: dict[str, Any]) -> Iterator[None]:
         sb3_clanker.export_policy(normalized, "policy.onnx", options=ExportOptions(test_vectors=2))
         normalized.save("of_P")
         normalized.get_vec_normalize_env().save("P.pkl")  # type: ignore[union-attr]
+        np.savez("seen.npz", obs=np.zeros((2, 4)))
         Path("runs").mkdir()
         normalized.save("runs/model.zip")
         normalized.get_vec_normalize_env().save("runs/model_vecnormalize.pkl")  # type: ignore[union-attr]
