@@ -111,7 +111,7 @@ def check_policy(
 ) -> ValidationReport:
     """Prove the bytes of a file against an algorithm; errors as in :func:`validate_policy`."""
     writer = FORMATS[options.suffix]
-    options_of_file = replace(options, further_outputs=names_of(metadata.outputs))
+    options_of_file = replace(options, further_outputs=names_of(metadata.outputs), observation_ranges=True)
     with Subject(model, normalization, options_of_file).now() as now:
         return prove(writer, writer.reopen(data), metadata, now.reference(), now.probes, options, in_full=True)
 

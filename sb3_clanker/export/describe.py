@@ -64,7 +64,7 @@ def describe(
         environment=now.environment,
         environment_spec=now.environment_spec,
         control_period=options.control_period,
-        observation_ranges=ranges if actor.outside is None else _with_margin(ranges, actor.outside.margin),
+        observation_ranges=replace(ranges, margin=actor.outside.margin) if ranges and actor.outside else ranges,
         training=TrainingRecord(num_timesteps=now.num_timesteps, evaluation=evaluation and _finite(evaluation)),
         provenance=Provenance(
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"), versions=dict(_versions())
@@ -72,11 +72,6 @@ def describe(
         checkpoint=checkpoint,
         entries=dict(options.metadata),
     )
-
-
-def _with_margin(ranges: ObservationRanges | None, margin: float) -> ObservationRanges:
-    """What training saw, with the margin by which the file says what is outside of it."""
-    return replace(ranges or ObservationRanges(n_observations=0, ranges=()), margin=margin)
 
 
 def _finite(evaluation: EvaluationRecord) -> EvaluationRecord:

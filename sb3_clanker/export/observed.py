@@ -107,7 +107,7 @@ def _recorded(zip_path: Path) -> Observed | None:
     except (ClankerError, OSError):  # there is none, or none that says anything
         return None
     checkpoint, ranges = metadata.checkpoint, metadata.observation_ranges
-    if checkpoint is None or checkpoint.algorithm_file is None or not ranges or not ranges.n_observations:
+    if checkpoint is None or checkpoint.algorithm_file is None or ranges is None:
         return None
     if not identify(zip_path, checkpoint.algorithm_file):
         return None

@@ -66,7 +66,7 @@ def _dead(observation: NDArray[Any]) -> NDArray[Any]:
 
 
 def _outside(path: Path, env: gym.Env[Any, Any], fault: Fault = lambda observation: observation) -> list[list[bool]]:
-    """Of each step of some episodes whether anything is outside, where a sensor has a fault and the policy acts on it."""
+    """Of each step of some episodes, whether anything is outside, where the policy acts on a sensor with a fault."""
     policy, episodes = OnnxPolicy(path), []
     for seed in range(10):
         observation, _ = env.reset(seed=10_000 + seed)

@@ -245,7 +245,6 @@ def test_a_later_export_takes_new_bounds_and_is_not_traced_anew(monkeypatch: pyt
     for ranges in (None, _ranges(BOX_OBSERVATION), _ranges(BOX_OBSERVATION, 1)):
         policy = _open(exporter.export(ranges=ranges))
         told.append(policy.outputs(np.full((1, 3), 4.0, np.float32))["outside"].tolist())
-        assert policy.metadata.observation_ranges is not None
-        assert policy.metadata.observation_ranges.margin == 0.1
+        assert policy.metadata.observation_ranges == (ranges and replace(ranges, margin=0.1))
     assert told == [[[False] * 3], [[True] * 3], [[True] * 3]]
     assert len(traces) == 1
