@@ -58,14 +58,14 @@ def test_a_component_may_leave_what_training_saw_by_the_margin() -> None:
 
 def test_without_a_margin_the_extremes_are_the_bounds() -> None:
     actor = _seen(_actor(_unbounded(1), outside_margin=0.0), [-1.5], [2.5])
-    beyond = np.nextafter(np.float32([-1.5, 2.5]), np.float32([-np.inf, np.inf]))
+    beyond = np.nextafter(np.array([-1.5, 2.5], np.float32), np.array([-np.inf, np.inf], np.float32))
     assert _outside(actor, *[[value] for value in (-1.5, 2.5, *beyond)]).tolist() == [[False], [False], [True], [True]]
 
 
 @pytest.mark.parametrize("margin", [0.0, 0.1])
 def test_of_a_constant_anything_else_is_outside(margin: float) -> None:
     actor = _seen(_actor(_unbounded(2, np.float64), outside_margin=margin), [0.1, 7.0], [0.1, 7.0])
-    above, below = (np.nextafter(np.float32([0.1, 7.0]), np.float32(end)) for end in (np.inf, -np.inf))
+    above, below = (np.nextafter(np.array([0.1, 7.0], np.float32), np.float32(end)) for end in (np.inf, -np.inf))
     assert _outside(actor, [0.1, 7.0], above).tolist() == [[False, False], [True, True]]
     assert _outside(actor, below).tolist() == [[False, True]]  # 0.1 lies between this one and its own float32
 

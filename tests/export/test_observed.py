@@ -129,6 +129,7 @@ def test_the_record_of_another_policy_says_nothing(tmp_path: Path, capsys: Captu
     shutil.copy(tmp_path / "policy.zip", tmp_path / "copy.zip")
     shutil.copy(path, tmp_path / "copy.onnx")
     assert resolve_ranges(BOX, None, tmp_path / "copy.zip", OUTSIDE).ranges is not None
+    model.learn(16)
     model.save(tmp_path / "policy.zip")
     with pytest.raises(OptionError, match="for 'outside' what training saw of observations"):
         resolve_ranges(BOX, None, tmp_path / "policy.zip", OUTSIDE)

@@ -23,7 +23,12 @@ Fault = Callable[[NDArray[Any]], NDArray[Any]]
 
 def test_a_checkpoint_takes_new_bounds_and_is_not_traced_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     traces, trace = [], OnnxWriter.trace
-    monkeypatch.setattr(OnnxWriter, "trace", lambda *args: traces.append(args) or trace(*args))
+
+    def counted(*args: Any) -> Any:
+        traces.append(args)
+        return trace(*args)
+
+    monkeypatch.setattr(OnnxWriter, "trace", counted)
     model = make_model(PPO, UNBOUNDED_OBSERVATION, normalize=True)
     model.learn(96, callback=OnnxCheckpointCallback(tmp_path, save_freq=16, options=OUTSIDE, on_error="raise"))
     assert len(traces) == 1

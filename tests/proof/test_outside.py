@@ -21,7 +21,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from sb3_clanker.errors import ValidationError
 from sb3_clanker.export.exporter import Exporter, ProvenPolicy
 from sb3_clanker.observations.ranges import Ranges
-from sb3_clanker.options import ExportOptions
+from sb3_clanker.options import ExportOptions, as_options
 from sb3_clanker.policy_file.record import ObservationRanges, PolicyMetadata
 from sb3_clanker.policy_file.seal import stamp
 from sb3_clanker.policy_file.spaces import describe_space
@@ -161,13 +161,13 @@ class _Lookup(BaseFeaturesExtractor):
 
 
 def test_a_policy_that_fails_beyond_its_space_is_asked_within() -> None:
-    space = spaces.Box(np.float32([-1, -1, 0]), np.float32([1, 1, 5]))
+    space = spaces.Box(np.array([-1, -1, 0], np.float32), np.array([1, 1, 5], np.float32))
     model = make_model(PPO, space, policy_kwargs={"features_extractor_class": _Lookup})
-    seen = np.float32([[-0.5, -0.5, 1], [0.5, 0.25, 4]])
+    seen = np.array([[-0.5, -0.5, 1.0], [0.5, 0.25, 4.0]], np.float32)
     ranges = Ranges(describe_space(space, "observation"))
     ranges.add({None: seen})
     policy = _open(_export(model, ranges.record()))
-    assert policy.outputs(np.float32([0.7, 0.0, 5.0]))["outside"].tolist() == [[True, False, True]]
+    assert policy.outputs(np.array([0.7, 0.0, 5.0], np.float32))["outside"].tolist() == [[True, False, True]]
 
 
 # Every kind of policy -------------------------------------------------------------------------------------------------
@@ -175,7 +175,7 @@ def test_a_policy_that_fails_beyond_its_space_is_asked_within() -> None:
 
 def _export(model: BaseAlgorithm, ranges: ObservationRanges | None, **options: Any) -> ProvenPolicy:
     normalization = Normalization(vec_normalize=model.get_vec_normalize_env())
-    asked = ExportOptions(**{"further_outputs": ("outside",), "test_vectors": 6} | options)
+    asked = as_options({"further_outputs": ("outside",), "test_vectors": 6} | options)
     return Exporter(model, normalization, asked).export(ranges=ranges)
 
 
@@ -237,9 +237,13 @@ def test_tells_what_is_outside_in_every_kind_of_policy(kind: str) -> None:
 
 
 def test_a_later_export_takes_new_bounds_and_is_not_traced_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    traces = []
-    trace = type(ONNX).trace
-    monkeypatch.setattr(type(ONNX), "trace", lambda *args: traces.append(args) or trace(*args))
+    traces, trace = [], type(ONNX).trace
+
+    def counted(*args: Any) -> Any:
+        traces.append(args)
+        return trace(*args)
+
+    monkeypatch.setattr(type(ONNX), "trace", counted)
     exporter = Exporter(make_model(PPO), Normalization(vec_normalize=None), OPTIONS)
     told = []
     for ranges in (None, _ranges(BOX_OBSERVATION), _ranges(BOX_OBSERVATION, 1)):

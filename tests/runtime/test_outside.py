@@ -108,7 +108,7 @@ def test_the_answers_are_the_same_whether_it_warns_or_not(path: Path, said: list
         np.testing.assert_array_equal(state, same_state)
         plain.rng, warning.rng = np.random.default_rng(0), np.random.default_rng(0)
         drawn = [policy.predict(observation, deterministic=False)[0] for policy in (plain, warning)]
-        np.testing.assert_array_equal(*drawn)
+        np.testing.assert_array_equal(drawn[0], drawn[1])
     assert len(said) == 1
     assert OnnxPolicy(path, on_outside="ignore").predict(_moved(arm=[9.0, 9.0]))[0].shape == (2,)
     assert len(said) == 1
@@ -117,7 +117,8 @@ def test_the_answers_are_the_same_whether_it_warns_or_not(path: Path, said: list
 def test_outputs_tell_it_as_a_batch(path: Path) -> None:
     policy = OnnxPolicy(path)
     outside = policy.outputs(_moved(arm=[5.0, 0.0]))["outside"]
-    assert (outside.dtype, outside.tolist()) == (np.bool_, [[True, False, False]])
+    assert outside.dtype == np.bool_
+    assert outside.tolist() == [[True, False, False]]
     *_, outputs = policy.predict_and_outputs(_moved(speed=[5.0]))
     assert outputs["outside"].tolist() == [[False, False, True]]
 
