@@ -27,8 +27,8 @@ from sb3_clanker.targets.check import TARGETS, check_target
 if TYPE_CHECKING:
     from sb3_clanker.export.publish import ExportReport
 
-_Exported: TypeAlias = "tuple[ExportReport, str, str]"
-"""What was done, where the statistics come from, and where the ranges do."""
+_Exported: TypeAlias = "tuple[ExportReport, list[str]]"
+"""What was done, and where the statistics and the ranges come from, a line each."""
 
 
 def add_export(commands: Commands) -> None:
@@ -99,7 +99,7 @@ def _run(options: argparse.Namespace) -> None:
             options,
         )
         return
-    report, *origins = export(paths[0], _output(paths[0], options.output))
+    report, origins = export(paths[0], _output(paths[0], options.output))
     say(str(report.validation))
     for origin in origins:
         say(printable(origin))
@@ -124,7 +124,8 @@ def _export(
     space = describe_space(model.policy.observation_space, "observation")
     ranges, origin = resolve_ranges(space, observations, zip_path, options)
     report = write_policy(model, path, normalization, zip_path, options, ranges)
-    return report, f"VecNormalize statistics: {normalization.origin}", f"observation ranges: {origin}"
+    origins = [f"VecNormalize statistics: {normalization.origin}"]
+    return report, [*origins, f"observation ranges: {origin}"] if ranges else origins
 
 
 def _export_found(
@@ -142,7 +143,7 @@ def _export_found(
         there = None if already_there is None else already_there(found.path, Path(path))
         if there is not None:
             return _done(there, Path(path), "is there already")
-    report, *origins = export(found.path, path)
+    report, origins = export(found.path, path)
     return _done(report.metadata, report.path, "written", *origins)
 
 
