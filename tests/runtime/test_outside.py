@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from sb3_contrib import RecurrentPPO
 
 from sb3_clanker import ClankerError, ExportOptions, OnnxPolicy, export_policy
-from sb3_clanker.errors import OptionError
+from sb3_clanker.errors import InferenceError, OptionError
 from sb3_clanker.policy_file.container import split_container
 from sb3_clanker.policy_file.reading import read_policy_file
 from sb3_clanker.policy_file.seal import stamp
@@ -172,3 +172,23 @@ def test_before_training_saw_anything_only_what_is_no_number_is_outside(path: Pa
     log = OutsideLog(unseen.metadata, Clock())
     log.look(np.array([[False, True, False]]), {"arm": np.array([[0.0, np.nan]]), "speed": np.array([[0.0]])})
     assert said == [f"{BEGINNING}elbow is nan, and training saw nothing"]
+
+
+class _OfAnotherShape:
+    """A graph that does not give what its record says."""
+
+    def run(self, names: list[str], inputs: Any, /) -> list[Any]:
+        return [np.ones((1, 2), bool) if name == "outside" else np.zeros((1, 2), np.float32) for name in names]
+
+
+def test_a_graph_that_gives_something_else_has_failed(path: Path) -> None:
+    policy = OnnxPolicy(path, on_outside="warn")
+    policy._session = _OfAnotherShape()
+    with pytest.raises(InferenceError, match="The graph failed while it ran"):
+        policy.predict(INSIDE)
+
+
+def test_a_batch_of_none_has_nothing_outside(path: Path, said: list[str]) -> None:
+    log = OutsideLog(OnnxPolicy(path).metadata, Clock())
+    log.look(np.zeros((0, 3), bool), {"arm": np.zeros((0, 2)), "speed": np.zeros((0, 1))})
+    assert said == []
