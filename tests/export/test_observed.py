@@ -11,8 +11,10 @@ import pytest
 from gymnasium import spaces
 
 from sb3_clanker import ClankerError, ExportOptions, export_policy, read_metadata, validate_policy
+from sb3_clanker.cli.arguments import Loading
+from sb3_clanker.cli.export import _already_there
 from sb3_clanker.cli.main import main
-from sb3_clanker.errors import MissingFileError, ObservationError, ObservationFileError, OptionError
+from sb3_clanker.errors import FileInTheWayError, MissingFileError, ObservationError, ObservationFileError, OptionError
 from sb3_clanker.export.observed import resolve_ranges
 from sb3_clanker.policy_file.spaces import ObservationSpace, describe_space
 from tests.worlds import BOX_OBSERVATION, draw, make_model
@@ -115,15 +117,16 @@ def test_a_policy_is_exported_with_observations_and_again_with_its_own_record(tm
     assert main(["validate", str(tmp_path / "policy.onnx"), "--model", "--vecnormalize", "none"]) == 0
 
 
-def test_the_record_of_another_policy_says_nothing(tmp_path: Path, capsys: Capture) -> None:
+def test_the_record_of_another_policy_says_nothing(tmp_path: Path) -> None:
     model = make_model()
     model.save(tmp_path / "policy.zip")
     path = tmp_path / "policy.onnx"
     export_policy(model, path, vec_normalize=None, observations=draw(BOX_OBSERVATION, np.random.default_rng(0), 9))
     assert resolve_ranges(BOX, None, tmp_path / "policy.zip", OUTSIDE).ranges == read_metadata(path).observation_ranges
-    words = ["export", str(tmp_path), "--vecnormalize", "none", "--further-output", "outside"]
-    assert main(words) == 1
-    assert "without the outputs of outside" in capsys.readouterr().out
+    loading = Loading(vecnormalize="none", algo=None)
+    with pytest.raises(FileInTheWayError, match="without the outputs of outside"):
+        _already_there(tmp_path / "policy.zip", path, {"further_outputs": ["outside"]}, loading)
+    assert _already_there(tmp_path / "policy.zip", path, {}, loading) is not None
     unwanted = ExportOptions(observation_ranges=False)
     assert resolve_ranges(BOX, None, tmp_path / "policy.zip", unwanted) == (None, "none")
     shutil.copy(tmp_path / "policy.zip", tmp_path / "copy.zip")

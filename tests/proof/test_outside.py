@@ -192,7 +192,6 @@ _DICT_PPO = partial(make_model, PPO, policy="MultiInputPolicy")
 KINDS: dict[str, tuple[Callable[[], BaseAlgorithm], dict[str, Any]]] = {
     "VecNormalize, value": (partial(make_model, normalize=True), {"further_outputs": ("outside", "value")}),
     "Dict": (partial(_DICT_PPO, _KEYS), {"opset_version": 17}),
-    "clankers": (partial(_DICT_PPO, _JOINTS), {"target": "clankers"}),
     "recurrent": (partial(make_model, RecurrentPPO, policy="MlpLstmPolicy"), {"opset_version": 23}),
 }
 MORE_KINDS: dict[str, tuple[Callable[[], BaseAlgorithm], dict[str, Any]]] = {
@@ -201,6 +200,7 @@ MORE_KINDS: dict[str, tuple[Callable[[], BaseAlgorithm], dict[str, Any]]] = {
     "float64": (partial(make_model, PPO, spaces.Box(-1.0, 1.0, (3,), np.float64)), {}),
     "floats, channels last": (partial(make_model, PPO, _FLOATS), {"channels_last": True}),
     "image, channels last": (partial(make_model, SAC, _JOINTS, policy="MultiInputPolicy"), {"channels_last": True}),
+    "clankers": (partial(_DICT_PPO, _JOINTS), {"target": "clankers"}),
     "godot": (partial(_DICT_PPO, _KEYS, _TWO), {"target": "godot"}),
     "masked": (partial(make_model, MaskablePPO, action_space=_TWO), {"opset_version": 21}),
 }
@@ -234,21 +234,3 @@ def test_tells_what_is_outside_in_every_kind_of_policy(kind: str) -> None:
         assert told.tolist() == np.concatenate(expected, axis=1).tolist()
         assert told.mean() > 0.5
     assert proven.vectors is not None
-
-
-def test_a_later_export_takes_new_bounds_and_is_not_traced_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    traces, trace = [], type(ONNX).trace
-
-    def counted(*args: Any) -> Any:
-        traces.append(args)
-        return trace(*args)
-
-    monkeypatch.setattr(type(ONNX), "trace", counted)
-    exporter = Exporter(make_model(PPO), Normalization(vec_normalize=None), OPTIONS)
-    told = []
-    for ranges in (None, _ranges(BOX_OBSERVATION), _ranges(BOX_OBSERVATION, 1)):
-        policy = _open(exporter.export(ranges=ranges))
-        told.append(policy.outputs(np.full((1, 3), 4.0, np.float32))["outside"].tolist())
-        assert policy.metadata.observation_ranges == (ranges and replace(ranges, margin=0.1))
-    assert told == [[[False] * 3], [[True] * 3], [[True] * 3]]
-    assert len(traces) == 1

@@ -18,7 +18,7 @@ from sb3_clanker.errors import InferenceError, OptionError
 from sb3_clanker.policy_file.container import split_container
 from sb3_clanker.policy_file.reading import read_policy_file
 from sb3_clanker.policy_file.seal import stamp
-from sb3_clanker.runtime.outside import PAUSE, OutsideLog
+from sb3_clanker.runtime.outside import PAUSE, OutsideLog, make_outside_log
 from tests.worlds import make_model
 
 NAMES = {"arm": ["shoulder", "elbow"]}
@@ -153,15 +153,16 @@ def test_any_other_choice_is_refused(path: Path, value: Any) -> None:
     assert isinstance(caught.value, ClankerError)
 
 
-def test_a_file_that_does_not_tell_cannot_warn(tmp_path: Path) -> None:
-    path = export_policy(make_model(), tmp_path / "policy.onnx").path
+def test_a_file_that_does_not_tell_cannot_warn(path: Path) -> None:
+    metadata = OnnxPolicy(path).metadata
+    silent = replace(metadata, outputs=metadata.outputs[:-1])
     message = (
         r"on_outside='warn' cannot be used: expected 'ignore': the file does not tell what is outside of what training "
         r"saw\. Export it with ExportOptions\(further_outputs=\['outside'\]\)\."
     )
     with pytest.raises(OptionError, match=message):
-        OnnxPolicy(path, on_outside="warn")
-    assert OnnxPolicy(path).predict(np.zeros(3))[0].shape == (2,)
+        make_outside_log("warn", silent)
+    assert make_outside_log("ignore", silent) is None
 
 
 def test_before_training_saw_anything_only_what_is_no_number_is_outside(path: Path, said: list[str]) -> None:
