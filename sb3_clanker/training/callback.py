@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -15,7 +15,7 @@ from sb3_clanker.export.exporter import Exporter
 from sb3_clanker.export.publish import ExportReport
 from sb3_clanker.options import ExportOptions, OptionsSource, as_options
 from sb3_clanker.public import public
-from sb3_clanker.run_folder.names import BEST, FINAL, Checkpoint
+from sb3_clanker.run_folder.names import BEST, FINAL, Checkpoint, FileKind
 from sb3_clanker.run_folder.retention import Retention
 from sb3_clanker.sb3.normalization import resolve_normalization
 from sb3_clanker.sb3.seen import SeenObservations
@@ -366,13 +366,7 @@ class OnnxCheckpointCallback(BaseCallback):
         """
         folder = (follows.folder if follows else None) or self._folder
         try:
-            there = follows.files(checkpoint, self.model) if follows else {}
-            evaluation = self._last.known(judge, self.model.num_timesteps)
-            ranges = self._seen.record() if self._seen else None
-            report = self._writer.write(folder, checkpoint, evaluation, self._retention, there, ranges)
-            self.reports.append(report)
-            if self.verbose >= 1:
-                say_written(report)
+            self._write(folder, checkpoint, judge, follows.files(checkpoint, self.model) if follows else {})
         except Exception as error:  # a training must not end because of an export, whatever went wrong in it
             unmatched = self._places[folder].folder.unmatched(checkpoint) if folder in self._places else ()
             failure = ExportFailure.of(checkpoint, self.model.num_timesteps, error, unmatched)
@@ -384,3 +378,10 @@ class OnnxCheckpointCallback(BaseCallback):
             failure.log()
         finally:
             record_exports(self.logger, self.reports, self.failures)
+
+    def _write(self, folder: Path, checkpoint: Checkpoint, judge: Judge | None, there: Mapping[FileKind, Path]) -> None:
+        evaluation = self._last.known(judge, self.model.num_timesteps)
+        ranges = self._seen.record() if self._seen else None
+        self.reports.append(self._writer.write(folder, checkpoint, evaluation, self._retention, there, ranges))
+        if self.verbose >= 1:
+            say_written(self.reports[-1])
