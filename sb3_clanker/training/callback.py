@@ -165,6 +165,7 @@ class OnnxCheckpointCallback(BaseCallback):
         self._places: dict[Path, Place] = {}
         self._followed: tuple[Followed, ...] = ()
         self._seen: SeenObservations | None = None
+        self._looks = False
         self._trained: tuple[object, Path | None] | None = None
         self._counted = 0, 0
         self._best_before = float("-inf")
@@ -272,7 +273,10 @@ class OnnxCheckpointCallback(BaseCallback):
                 self._best_before = score
         if self.options.observation_ranges:
             is_new = steps == 0 or not self._goes_on()
-            self._seen = watch(self.model, training, self._places.values(), None if is_new else self._seen)
+            self._seen = watch(self.model, self._places.values(), None if is_new else self._seen)
+            self._looks = self._above is None and not self._followed  # at each step, before anything is written
+            if not self._looks:
+                training.watch(self._seen.look)
         for followed in self._followed:
             followed.at_step(functools.partial(self._complete, followed), training)
         self._trained = self.model, self.save_path
@@ -300,6 +304,8 @@ class OnnxCheckpointCallback(BaseCallback):
         if self._training is None:
             return True
         self._training.begin()  # another callback may have made this one in the middle of a training
+        if self._seen is not None and self._looks:
+            self._seen.look(self._training.told)
         continue_training = self.evaluation is None or evaluate(self.evaluation)
         is_child = self.evaluation is None and self._above is not None
         if self.save_freq is None and is_child and self._is_on_new_best:
