@@ -29,8 +29,8 @@ ExportOptions(*, opset_version: int = 18, atol: float = 1e-05, rtol: float = 1e-
         max_latency_ms: float | None = None, channels_last: bool = False, further_outputs: Sequence[FurtherOutput] =
         (), formats: Sequence[FormatName] = (), observation_names: Labels | Mapping[str, Labels] | None = None,
         observation_units: Labels | Mapping[str, Labels] | None = None, action_names: Labels | None = None,
-        action_units: Labels | None = None, control_period: float | None = None, test_vectors: int | None = None,
-        target: TargetName | None = None, metadata: Mapping[str, str] = <factory>)
+        action_units: Labels | None = None, control_period: float | None = None, observation_ranges: bool = True,
+        test_vectors: int | None = None, target: TargetName | None = None, metadata: Mapping[str, str] = <factory>)
 ExportReport: path, size, seconds, validation, metadata
 FileInTheWayError (ClankerError, FileExistsError)
 FilesFailedError (ClankerError, ValueError)
@@ -38,6 +38,7 @@ FolderInUseError (ClankerError, OSError)
 ForeignFileError (PolicyFileError)
 FormatError (ClankerError, ValueError)
 GraphError (ClankerError, RuntimeError)
+IncomparablePoliciesError (ClankerError, ValueError)
 InferenceError (ClankerError, RuntimeError)
 InnerNormalizationWarning (ClankerWarning)
 LatencyError (ClankerError, ValueError)
@@ -48,6 +49,7 @@ NoVectorsWarning (ClankerWarning)
 NonFiniteWeightsError (ClankerError, ValueError)
 NormalizationError (ClankerError, ValueError)
 ObservationError (ClankerError, ValueError)
+ObservationFileError (ClankerError, ValueError)
 OnnxCheckpointCallback(save_path: str | Path | None = None, *, eval_env: gym.Env[Any, Any] | VecEnv | None = None,
         best_of: Literal['evaluation', 'rollout'] = 'evaluation', eval_freq: int = 10000, n_eval_episodes: int = 5,
         deterministic: bool = True, render: bool = False, warn: bool = True, log_path: str | Path | None = None,
@@ -76,11 +78,19 @@ OnnxPolicy(path: str | Path)
     .rng
     .run(self, inputs: Mapping[str, Array]) -> dict[str, Array]
 OptionError (ClankerError, ValueError)
+PolicyComparison(*, first: str, second: str, same_digest: bool, actions: ActionDifferences, returns: ReturnDifferences
+        | None, differences: tuple[RecordDifference, ...])
+    .act_the_same
+    .facts(self) -> Iterator[tuple[str, str]]
 PolicyFileError (ClankerError, ValueError)
 PolicyMetadata: schema_version, algorithm, policy_class, observation_space, action_space, inputs, outputs,
         predict_dtype, recurrent, sampling, opset_version, ir_version, normalization, frame_stacks, environment,
         environment_spec, control_period, observation_ranges, training, provenance, checkpoint, cross_check, latency,
         digest, entries
+PolicyModule(actor: Actor)
+    .dynamic_shapes(self) -> tuple[tuple[dict[int, Any], ...]]
+    .example_inputs(self, batch: int = 2) -> tuple[th.Tensor, ...]
+    .forward(self, inputs: th.Tensor) -> tuple[th.Tensor, ...]
 PrecisionError (ClankerError, ValueError)
 PrecisionWarning (ClankerWarning)
 PublicationError (ClankerError, OSError)
@@ -90,6 +100,7 @@ SchemaVersionError (PolicyFileError)
 StochasticActionError (ClankerError, ValueError)
 TargetError (ClankerError, ValueError)
 TargetReport: target, accepts, mode, problems, notes
+UnfitEnvironmentError (ClankerError, ValueError)
 UnknownNormalizationWarning (ClankerWarning)
 UnmatchedFilesError (ClankerError, ValueError)
 UnreadableFileError (ClankerError, OSError)
@@ -105,10 +116,15 @@ VectorsError (ClankerError, ValueError)
 VectorsMismatchError (ClankerError, ValueError)
 WorkerError (ClankerError, ChildProcessError)
 check_target(metadata: PolicyMetadata, target: str) -> TargetReport
+compare_policies(first: str | Path | OnnxPolicy, second: str | Path | OnnxPolicy, *, observations: str | Path |
+        NDArray[Any] | Mapping[str, NDArray[Any]] | None = None, env: str | Playable | None = None, n_episodes: int =
+        0, n_observations: int = 1000, seed: int = 0) -> PolicyComparison
 export_policy(model: BaseAlgorithm, path: str | Path, *, vec_normalize: NormalizationSource = 'auto', options:
         OptionsSource = ExportOptions()) -> ExportReport
 load_checkpoint(path: str | Path, *, env: gym.Env[Any, Any] | VecEnv | None = None, algorithm: type[BaseAlgorithm] |
         None = None, **kwargs: Any) -> LoadedCheckpoint
+policy_module(model: BaseAlgorithm, *, vec_normalize: NormalizationSource = 'auto', options: OptionsSource =
+        ExportOptions()) -> PolicyModule
 read_metadata(path: str | Path) -> PolicyMetadata
 validate_policy(path: str | Path, model: BaseAlgorithm, *, vec_normalize: NormalizationSource = 'auto', options:
         OptionsSource = ExportOptions()) -> ValidationReport

@@ -18,17 +18,20 @@ from sb3_clanker.errors import (
     FilesFailedError,
     ForeignFileError,
     FormatError,
+    IncomparablePoliciesError,
     InferenceError,
     MetadataError,
     MissingDependencyError,
     MissingFileError,
     NonFiniteWeightsError,
+    ObservationFileError,
     OptionError,
     PolicyFileError,
     PublicationError,
     ReservedMetadataKeyError,
     SchemaVersionError,
     StochasticActionError,
+    UnfitEnvironmentError,
     UnknownNormalizationWarning,
     UnreadableFileError,
     UnsafeGraphError,
@@ -215,6 +218,23 @@ def test_every_warning_is_a_clanker_warning(cls: type[Warning]) -> None:
             f"{_PATH}: the process that worked on it died (SIGSEGV). Try this file alone.",
         ),
         (
+            UnfitEnvironmentError("Pong-v5", "it has TimeLimit", "Play another."),
+            ValueError,
+            "Cannot play this policy in Pong-v5: it has TimeLimit. Play another.",
+        ),
+        (
+            IncomparablePoliciesError("action", "is Box, and that of the second Discrete", ()),
+            ValueError,
+            "Cannot compare how these policies act: the action of the first is Box, and that of the second Discrete. "
+            "Compare policies of the same spaces.",
+        ),
+        (
+            ObservationFileError(_PATH, "it is a text"),
+            ValueError,
+            f"{_PATH}: it is a text. Save raw observations with numpy: one array, rows first, with numpy.save(), "
+            "or one for each key with numpy.savez().",
+        ),
+        (
             InferenceError("no memory"),
             RuntimeError,
             "The graph failed while it ran: no memory. Validate the file, or export the policy again.",
@@ -250,6 +270,10 @@ def test_facts_stay_on_the_error() -> None:
     report = ValidationReport()
     assert ValidationError("no", report).report is report
     assert MetadataError(_PATH, ["a: missing"]).problems == ("a: missing",)
+    unfit = UnfitEnvironmentError("Pong-v5", "it has TimeLimit")
+    assert (unfit.environment, unfit.problem) == ("Pong-v5", "it has TimeLimit")
+    incomparable = IncomparablePoliciesError("action", "is Box", ())
+    assert (incomparable.role, incomparable.differences) == ("action", ())
     assert FilesFailedError(["a.onnx"], 2).failed == ("a.onnx",)
     version = SchemaVersionError(None, 3, 2)
     assert (version.path, version.found, version.known) == (None, 3, 2)

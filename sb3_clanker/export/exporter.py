@@ -17,7 +17,7 @@ from sb3_clanker.errors.warnings import warn
 from sb3_clanker.export.describe import describe
 from sb3_clanker.options import ExportOptions
 from sb3_clanker.policy_file.entries import contract_entries
-from sb3_clanker.policy_file.record import CheckpointRecord, EvaluationRecord, PolicyMetadata
+from sb3_clanker.policy_file.record import CheckpointRecord, EvaluationRecord, ObservationRanges, PolicyMetadata
 from sb3_clanker.policy_file.seal import Hashing
 from sb3_clanker.policy_file.vectors import TestVectors, encode_vectors
 from sb3_clanker.proof.answers import write_vectors
@@ -101,6 +101,7 @@ class Exporter:
         *,
         evaluation: EvaluationRecord | None = None,
         checkpoint: CheckpointRecord | None = None,
+        ranges: ObservationRanges | None = None,
         name: str = "policy",
         run: str | None = None,
     ) -> ProvenPolicy:
@@ -111,6 +112,7 @@ class Exporter:
 
         :param evaluation: what made the policy the best, or else the last one before
         :param checkpoint: the other files of the same instant, None where there are none
+        :param ranges: what training saw of observations, None where nobody kept it
         :param name: of its files, without a suffix, for formats that say it
         :param run: name of the training, likewise; None is that of the files
         """
@@ -118,7 +120,7 @@ class Exporter:
         while True:
             with self._subject.now(self._is_known) as now:
                 try:
-                    return self._export(now, start, evaluation, checkpoint, name, run or name)
+                    return self._export(now, start, evaluation, checkpoint, ranges, name, run or name)
                 except ValidationError:
                     if now.in_full:
                         raise
@@ -130,6 +132,7 @@ class Exporter:
         start: float,
         evaluation: EvaluationRecord | None,
         checkpoint: CheckpointRecord | None,
+        ranges: ObservationRanges | None,
         name: str,
         run: str,
     ) -> ProvenPolicy:
@@ -142,7 +145,7 @@ class Exporter:
         seconds = {"trace": time.perf_counter() - start}
         reference, first = now.reference(), take(now.probes.observations, slice(0, 1))
         dtype = known.predict_dtype if known else str(reference.predict(first).action.dtype)
-        metadata = describe(now, dtype, evaluation, checkpoint)
+        metadata = describe(now, dtype, evaluation, checkpoint, ranges)
         with _timed(seconds, "fill"):
             filled = template.fill(now.tensors, contract_entries(metadata))
             hashing = Hashing(filled.body)

@@ -180,6 +180,7 @@ def _decode(record: str, entries: dict[str, str] | None, path: Path | None) -> P
         metadata.predict_dtype,
         metadata.recurrent,
         metadata.sampling,
+        metadata.observation_ranges,
     ):
         raise MetadataError(path, problems)
     return metadata
