@@ -27,15 +27,17 @@ ClankerError (Exception)
 ClankerWarning (UserWarning)
 ExportOptions(*, opset_version: int = 18, atol: float = 1e-05, rtol: float = 1e-05, n_samples: int | None = None,
         max_latency_ms: float | None = None, channels_last: bool = False, further_outputs: Sequence[FurtherOutput] =
-        (), outside_margin: float = 0.1, observation_names: Labels | Mapping[str, Labels] | None = None,
-        observation_units: Labels | Mapping[str, Labels] | None = None, action_names: Labels | None = None,
-        action_units: Labels | None = None, control_period: float | None = None, observation_ranges: bool = True,
-        test_vectors: int | None = None, target: TargetName | None = None, metadata: Mapping[str, str] = <factory>)
+        (), outside_margin: float = 0.1, formats: Sequence[FormatName] = (), observation_names: Labels | Mapping[str,
+        Labels] | None = None, observation_units: Labels | Mapping[str, Labels] | None = None, action_names: Labels |
+        None = None, action_units: Labels | None = None, control_period: float | None = None, observation_ranges: bool
+        = True, test_vectors: int | None = None, target: TargetName | None = None, metadata: Mapping[str, str] =
+        <factory>)
 ExportReport: path, size, seconds, validation, metadata
 FileInTheWayError (ClankerError, FileExistsError)
 FilesFailedError (ClankerError, ValueError)
 FolderInUseError (ClankerError, OSError)
 ForeignFileError (PolicyFileError)
+FormatError (ClankerError, ValueError)
 GraphError (ClankerError, RuntimeError)
 IncomparablePoliciesError (ClankerError, ValueError)
 InferenceError (ClankerError, RuntimeError)
@@ -110,7 +112,7 @@ UnsupportedPolicyError (ClankerError, TypeError)
 UnsupportedSpaceError (ClankerError, ValueError)
 UnsupportedWrapperError (ClankerError, ValueError)
 ValidationError (ClankerError, ValueError)
-ValidationReport: stages, cross_check
+ValidationReport: stages, cross_check, formats
 VectorsError (ClankerError, ValueError)
 VectorsMismatchError (ClankerError, ValueError)
 WorkerError (ClankerError, ChildProcessError)
