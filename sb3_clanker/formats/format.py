@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-from sb3_clanker.formats import torchscript
+from sb3_clanker.formats import torchscript, weights
 from sb3_clanker.runtime.session import Runner
 
-FormatName = Literal["torchscript"]
+FormatName = Literal["torchscript", "weights"]
 
 _OPEN: dict[FormatName, Callable[[bytes], Runner]] = {
     "torchscript": torchscript.open_policy,
+    "weights": weights.open_policy,
 }
 
 
