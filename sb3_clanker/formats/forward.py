@@ -77,6 +77,8 @@ class NumpyPolicy:
 
 def _tensor(values: memoryview, dtype: str, shape: list[int], data_offsets: list[int]) -> Array:
     array = np.frombuffer(values[slice(*data_offsets)], np.dtype(DTYPES[dtype]).newbyteorder("<"))
+    if array.size != math.prod(shape):
+        raise WeightsError("a tensor is not as large as its shape says")
     return array.reshape(shape)
 
 
@@ -170,7 +172,7 @@ def _sigmoid(x: Array) -> Any:
 
 
 def _conv(
-    x: Array, w: Array, b: Any = 0.0, *, strides: Any = (), pads: Any = (), dilations: Any = (), group: int = 1
+    x: Array, w: Array, b: Any = None, *, strides: Any = (), pads: Any = (), dilations: Any = (), group: int = 1
 ) -> Any:
     n, kernel = w.ndim - 2, w.shape[2:]
     around = [(0, 0), (0, 0), *zip(pads[:n], pads[n:], strict=True)] if pads else [(0, 0)] * x.ndim
@@ -183,7 +185,7 @@ def _conv(
     axes = range(1, n + 2), (0, *range(n + 1, 2 * n + 1))  # channels and kernel
     groups = zip(np.split(w, group), np.split(windows, group, axis=1), strict=True)
     parts = [np.stack([np.tensordot(f, image, axes) for image in images]) for f, images in groups]
-    return np.concatenate(parts, axis=1) + np.reshape(b, (-1, *[1] * n))
+    return np.concatenate(parts, axis=1) + (0 if b is None else b.reshape(-1, *[1] * n))
 
 
 def _slice(x: Array, starts: Array, ends: Array, axes: Any = None, steps: Any = None) -> Any:
@@ -224,14 +226,16 @@ OPERATORS: dict[str, Callable[..., Any]] = {
         "Min": lambda *xs: reduce(np.minimum, xs), "Mish": lambda x: x * np.tanh(np.logaddexp(x, 0)),
         "Mul": np.multiply, "Neg": np.negative, "Not": np.logical_not, "Or": np.logical_or, "Pow": np.power,
         "PRelu": lambda x, slope: np.where(x > 0, x, slope * x), "Reciprocal": np.reciprocal,
-        "Relu": lambda x: np.maximum(x, 0), "Round": np.rint, "Sigmoid": _sigmoid, "Sign": np.sign, "Softplus": lambda x: np.logaddexp(x, 0), "Sqrt": np.sqrt, "Sub": np.subtract,
+        "Relu": lambda x: np.maximum(x, 0), "Round": np.rint, "Sigmoid": _sigmoid, "Sign": np.sign,
+        "Softplus": lambda x: np.logaddexp(x, 0), "Sqrt": np.sqrt, "Sub": np.subtract,
         "Tanh": np.tanh, "Where": np.where,
     }.items()
 } | {
     "ArgMax": lambda x, axis=0, keepdims=1: np.argmax(x, axis, keepdims=bool(keepdims)),
     "Cast": lambda x, to: x.astype({dtype: dtype for dtype in DTYPES.values()}[to]),
-    "Concat": _concat, "Conv": _conv, "Gather": _gather, "Gemm": _gemm, "LSTM": _lstm, "LayerNormalization": _layer_norm,
-    "MatMul": _matmul, "Reshape": _reshape, "Slice": _slice, "Softmax": _softmax, "Split": _split,
+    "Concat": _concat, "Conv": _conv, "Gather": _gather, "Gemm": _gemm, "LSTM": _lstm,
+    "LayerNormalization": _layer_norm, "MatMul": _matmul, "Reshape": _reshape, "Slice": _slice, "Softmax": _softmax,
+    "Split": _split,
     "Elu": lambda x, alpha=1.0: np.where(x > 0, x, alpha * np.expm1(x)),
     "Expand": lambda x, shape: np.broadcast_to(x, np.broadcast_shapes(x.shape, tuple(shape.tolist()))),
     "Flatten": lambda x, axis=1: x.reshape(math.prod(x.shape[:axis]), -1),

@@ -95,6 +95,8 @@ def _attributes(node: onnx.NodeProto, opset_version: int) -> Iterator[tuple[str,
             continue
         if (node.op_type, name) == ("Cast", "to"):
             value = onnx.helper.tensor_dtype_to_np_dtype(value).name
+            if value not in DTYPES.values():
+                raise FormatError("weights", f"the forward pass cannot cast to {value}", _TOO_MUCH)
         if not isinstance(value, (int, float, list, str)):
             raise FormatError("weights", f"the forward pass has not the attribute {name} of {node.op_type}", _TOO_MUCH)
         yield name, value
