@@ -180,7 +180,8 @@ def _conv(
     steps, gaps = strides or [1] * n, dilations or [1] * n
     reach = [(size - 1) * gap + 1 for size, gap in zip(kernel, gaps, strict=True)]
     seen = np.lib.stride_tricks.sliding_window_view(np.pad(x, around), reach, axis=tuple(range(2, 2 + n)))
-    windows = seen[(..., *(slice(None, None, step) for step in (*steps, *gaps)))]  # batch, channels, positions, kernel
+    taken: Any = (..., *(slice(None, None, step) for step in (*steps, *gaps)))
+    windows = seen[taken]  # batch, channels, positions, kernel
     _fit(max(windows[:1].size, len(x) * len(w) * math.prod(windows.shape[2 : 2 + n])))
     axes = range(1, n + 2), (0, *range(n + 1, 2 * n + 1))  # channels and kernel
     groups = zip(np.split(w, group), np.split(windows, group, axis=1), strict=True)
@@ -216,21 +217,20 @@ def _concat(*arrays: Array, axis: int) -> Any:
 
 
 # fmt: off
-OPERATORS: dict[str, Callable[..., Any]] = {
-    name: _each(function) for name, function in {
-        "Abs": np.abs, "Add": np.add, "And": np.logical_and, "Clip": np.clip, "Equal": np.equal, "Exp": np.exp,
-        "Div": lambda a, b: np.divide(a, b) if a.dtype.kind == "f" else a // b,
-        "Erf": np.vectorize(math.erf, otypes=["float32"]), "Floor": np.floor, "Greater": np.greater,
-        "GreaterOrEqual": np.greater_equal, "Identity": np.asarray, "IsNaN": np.isnan, "Less": np.less,
-        "LessOrEqual": np.less_equal, "Log": np.log, "Max": lambda *xs: reduce(np.maximum, xs),
-        "Min": lambda *xs: reduce(np.minimum, xs), "Mish": lambda x: x * np.tanh(np.logaddexp(x, 0)),
-        "Mul": np.multiply, "Neg": np.negative, "Not": np.logical_not, "Or": np.logical_or, "Pow": np.power,
-        "PRelu": lambda x, slope: np.where(x > 0, x, slope * x), "Reciprocal": np.reciprocal,
-        "Relu": lambda x: np.maximum(x, 0), "Round": np.rint, "Sigmoid": _sigmoid, "Sign": np.sign,
-        "Softplus": lambda x: np.logaddexp(x, 0), "Sqrt": np.sqrt, "Sub": np.subtract,
-        "Tanh": np.tanh, "Where": np.where,
-    }.items()
-} | {
+ELEMENTWISE: dict[str, Callable[..., Any]] = {
+    "Abs": np.abs, "Add": np.add, "And": np.logical_and, "Clip": np.clip, "Equal": np.equal, "Exp": np.exp,
+    "Div": lambda a, b: np.divide(a, b) if a.dtype.kind == "f" else a // b,
+    "Erf": np.vectorize(math.erf, otypes=["float32"]), "Floor": np.floor, "Greater": np.greater,
+    "GreaterOrEqual": np.greater_equal, "Identity": np.asarray, "IsNaN": np.isnan, "Less": np.less,
+    "LessOrEqual": np.less_equal, "Log": np.log, "Max": lambda *xs: reduce(np.maximum, xs),
+    "Min": lambda *xs: reduce(np.minimum, xs), "Mish": lambda x: x * np.tanh(np.logaddexp(x, 0)),
+    "Mul": np.multiply, "Neg": np.negative, "Not": np.logical_not, "Or": np.logical_or, "Pow": np.power,
+    "PRelu": lambda x, slope: np.where(x > 0, x, slope * x), "Reciprocal": np.reciprocal,
+    "Relu": lambda x: np.maximum(x, 0), "Round": np.rint, "Sigmoid": _sigmoid, "Sign": np.sign,
+    "Softplus": lambda x: np.logaddexp(x, 0), "Sqrt": np.sqrt, "Sub": np.subtract,
+    "Tanh": np.tanh, "Where": np.where,
+}
+OPERATORS: dict[str, Callable[..., Any]] = {name: _each(function) for name, function in ELEMENTWISE.items()} | {
     "ArgMax": lambda x, axis=0, keepdims=1: np.argmax(x, axis, keepdims=bool(keepdims)),
     "Cast": lambda x, to: x.astype({dtype: dtype for dtype in DTYPES.values()}[to]),
     "Concat": _concat, "Conv": _conv, "Gather": _gather, "Gemm": _gemm, "LSTM": _lstm,

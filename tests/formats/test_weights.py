@@ -65,9 +65,10 @@ for path in map(Path, sys.argv[1:]):
 """
 
 
-def _context(model: Any, rng: np.random.Generator) -> dict[str, Any]:
+def _context(model: BaseAlgorithm, rng: np.random.Generator) -> dict[str, Any]:
+    policy: Any = model.policy
     if isinstance(model, RecurrentPPO):
-        n_layers, _, width = model.policy.lstm_hidden_state_shape
+        n_layers, _, width = policy.lstm_hidden_state_shape
         state = tuple(rng.normal(size=(n_layers, N, width)).astype(np.float32) for _ in range(2))
         return {"state": state, "episode_start": rng.random(N) < 0.5}
     if isinstance(model, MaskablePPO):
@@ -90,7 +91,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         expected = np.asarray(model.predict(normalized, deterministic=True, **context)[0]).reshape(N, -1)
         box = model.action_space
         tolerance = 1e-5 * (box.high - box.low) if isinstance(box, spaces.Box) else 0.0
-        inputs = OnnxPolicy(path).inputs(raw, **context)
+        inputs: dict[str, Any] = OnnxPolicy(path).inputs(raw, **context)
         np.savez(path.with_suffix(".npz"), expected=expected, tolerance=tolerance, **inputs)
         parameters = {f"/{name}": tensor.numpy() for name, tensor in model.policy.state_dict().items()}
         np.savez(folder / f"{kind}.parameters.npz", **parameters)
@@ -136,10 +137,10 @@ def test_the_record_is_that_of_the_policy_file(folder: Path) -> None:
 
 
 def test_the_same_content_has_the_same_bytes() -> None:
-    tensors = {"b": np.zeros(3, np.float32), "a": np.ones((2, 2), np.int64), "c": np.array([True])}
+    tensors: dict[str, Any] = {"b": np.zeros(3, np.float32), "a": np.ones((2, 2), np.int64), "c": np.array([True])}
     entries = {GRAPH: "{}", RECORD: "{}"}
     data = join(tensors, entries)
-    assert data == join(dict(reversed(tensors.items())), entries)
+    assert data == join(dict(reversed(list(tensors.items()))), entries)
     assert {name: array.tolist() for name, array in safetensors.numpy.load(data).items()} == {
         name: array.tolist() for name, array in tensors.items()
     }
@@ -151,7 +152,7 @@ def test_a_wrong_weight_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     def to_wrong_array(tensor: onnx.TensorProto) -> Any:
         return to_array(tensor) + np.float32(0.01) if tensor.name.endswith("action_net.weight") else to_array(tensor)
 
-    monkeypatch.setattr(writer.numpy_helper, "to_array", to_wrong_array)
+    monkeypatch.setattr(numpy_helper, "to_array", to_wrong_array)
     with pytest.raises(ValidationError, match="weights: the file and Stable-Baselines3 disagree"):
         export_policy(make_model(), tmp_path / "policy.onnx", options=ExportOptions(formats=["weights"]))
     assert list(tmp_path.iterdir()) == []
