@@ -1,23 +1,17 @@
 """Which formats there are beside ONNX, and how a file of each is opened.
 
-The ``.onnx`` is the first: what it is proven by proves the others too. A further format is a module beside this one,
-which reads its files, and one in ``writers/``, which writes them.
+The ``.onnx`` is the first: what it is proven by proves the others too. A further format is a module of its name beside
+this one, which reads its files, and one in ``writers/``, which writes them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
 from typing import Literal
 
-from sb3_clanker.formats import torchscript, weights
 from sb3_clanker.runtime.session import Runner
 
 FormatName = Literal["torchscript", "weights"]
-
-_OPEN: dict[FormatName, Callable[[bytes], Runner]] = {
-    "torchscript": torchscript.open_policy,
-    "weights": weights.open_policy,
-}
 
 
 def open_format(name: FormatName, data: bytes) -> Runner:
@@ -29,4 +23,5 @@ def open_format(name: FormatName, data: bytes) -> Runner:
     :raises PolicyFileError: it cannot be opened
     :raises MissingDependencyError: a package that it needs is not installed
     """
-    return _OPEN[name](data)
+    runner: Runner = importlib.import_module(f"sb3_clanker.formats.{name}").open_policy(data)
+    return runner
