@@ -43,8 +43,8 @@ class ExportOptions:
     :param further_outputs: what the file gives beside the action, for those who sample or inspect: ``"distribution"``
         (``action_mean`` and ``action_std``, or ``action_logits``), ``"value"``, ``"q_values"``; none by default
     :param formats: formats in which the policy is written beside the ``.onnx``, each proven as that is:
-        ``"torchscript"`` (``NAME_torchscript/policy.pt`` and ``metadata.json``), ``"weights"`` (``NAME.safetensors``); none
-        by default
+        ``"torchscript"`` (``NAME_torchscript/policy.pt`` and ``metadata.json``), ``"weights"`` (``NAME.safetensors``);
+        none by default
     :param observation_names: names of the components of an observation, for those who wire a robot: one for each
         element of a Box, for each category of a Discrete space; of a Dict space, a mapping of such by key
     :param observation_units: the same for units
