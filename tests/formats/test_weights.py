@@ -309,6 +309,7 @@ def _write(text: str, folder: Path, opset_version: int = 18) -> tuple[onnx.Model
     metadata = replace(metadata, inputs=specs[0], outputs=specs[1], opset_version=opset_version)
     original: Any = Original(
         name="policy",
+        run="",
         data=model.SerializeToString(),
         metadata=metadata,
         tensors={},
