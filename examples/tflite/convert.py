@@ -67,7 +67,7 @@ def quantize(in_floats: Path, observations: np.ndarray[Any, Any]) -> bytes:
     """Full int8: weights, activations, inputs and outputs.
 
     The ranges decide everything. They are those of observations that training saw, from the smallest value to the
-    largest; the default, means over observations of the smallest and the largest, cuts off what is rare.
+    largest; the default, moving averages of the smallest and the largest, cuts off what is rare.
     """
     static = recipe.static_wi8_ai8()
     manager = RecipeManager()

@@ -38,7 +38,7 @@ def join(tensors: Mapping[str, Array], entries: Mapping[str, str]) -> bytes:
     return data.replace(_NO_SEAL.encode(), hashlib.sha256(data).hexdigest().encode(), 1)
 
 
-def read_record(data: bytes) -> PolicyMetadata:
+def read_record(data: bytes, path: Path | None = None) -> PolicyMetadata:
     """The record in the bytes of a file.
 
     :raises PolicyFileError: there is none, or the file was changed after it was written
@@ -50,15 +50,15 @@ def read_record(data: bytes) -> PolicyMetadata:
         record, digits = (header[METADATA][key] for key in (RECORD, SEAL))
         unsealed = data.replace(digits.encode(), _NO_SEAL.encode(), 1)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise PolicyFileError(None, "these are no weights of a policy of this package, or they are damaged.") from error
+        raise PolicyFileError(path, "these are no weights of a policy of this package, or they are damaged.") from error
     if hashlib.sha256(unsealed).hexdigest() != digits:
-        raise PolicyFileError(None, "the file was changed or damaged after it was proven. Export the policy again.")
-    return decode_record(record)
+        raise PolicyFileError(path, "the file was changed or damaged after it was proven. Export the policy again.")
+    return decode_record(record, path)
 
 
 def policy_digest(path: Path) -> str:
     """The digest of the policy file that a file belongs to."""
-    return read_record(read_file(path, "file of weights")).digest
+    return read_record(read_file(path, "file of weights"), path).digest
 
 
 def open_policy(data: bytes) -> Runner:

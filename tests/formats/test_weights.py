@@ -136,6 +136,15 @@ def test_the_record_is_that_of_the_policy_file(folder: Path) -> None:
     assert metadata.entries == {"robot": "arm"}
 
 
+def test_a_damaged_file_is_named(box: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "policy.safetensors"
+    path.write_bytes(box + b"!")
+    with pytest.raises(
+        PolicyFileError, match="policy.safetensors: the file was changed or damaged after it was proven"
+    ):
+        policy_digest(path)
+
+
 def test_the_same_content_has_the_same_bytes() -> None:
     tensors: dict[str, Any] = {"b": np.zeros(3, np.float32), "a": np.ones((2, 2), np.int64), "c": np.array([True])}
     entries = {GRAPH: "{}", RECORD: "{}"}
