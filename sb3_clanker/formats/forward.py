@@ -49,7 +49,7 @@ class NumpyPolicy:
             header = json.loads(data[8:end])
             graph = json.loads(header.pop("__metadata__")["graph"])
             self.weights = {name: _tensor(memoryview(data)[end:], **entry) for name, entry in header.items()}
-            self.inputs = {spec["name"]: (spec["dtype"], spec["shape"]) for spec in graph["inputs"]}
+            self.inputs = {spec["name"]: (spec["dtype"], [*spec["shape"]]) for spec in graph["inputs"]}
             self.outputs = [spec["name"] for spec in graph["outputs"]]
             self._known = dict(self.weights)
             self._operators = _apply(graph["operators"], self._known)  # what takes weights alone is known from now on
@@ -66,7 +66,7 @@ class NumpyPolicy:
             values[name] = array = np.asarray(inputs.get(name))
             if batch is None and "batch" in shape and array.ndim == len(shape):
                 batch = array.shape[shape.index("batch")]
-            if array.dtype != dtype or [*array.shape] != [batch if dim == "batch" else dim for dim in shape]:
+            if array.dtype.name != dtype or [*array.shape] != [batch if dim == "batch" else dim for dim in shape]:
                 raise WeightsError(f"{name!r} must be {dtype} {shape}, got {array.dtype} {[*array.shape]}")
         try:
             _apply(self._operators, values)

@@ -51,7 +51,7 @@ def read_record(data: bytes, path: Path | None = None) -> PolicyMetadata:
         unsealed = data.replace(digits.encode(), _NO_SEAL.encode(), 1)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise PolicyFileError(path, "these are no weights of a policy of this package, or they are damaged.") from error
-    if hashlib.sha256(unsealed).hexdigest() != digits:
+    if hashlib.sha256(unsealed).hexdigest() != digits or not isinstance(record, str):
         raise PolicyFileError(path, "the file was changed or damaged after it was proven. Export the policy again.")
     return decode_record(record, path)
 

@@ -138,11 +138,11 @@ def test_the_record_is_that_of_the_policy_file(folder: Path) -> None:
 
 def test_a_damaged_file_is_named(box: bytes, tmp_path: Path) -> None:
     path = tmp_path / "policy.safetensors"
-    path.write_bytes(box + b"!")
-    with pytest.raises(
-        PolicyFileError, match="policy.safetensors: the file was changed or damaged after it was proven"
-    ):
-        policy_digest(path)
+    no_text: Any = 5
+    for data in (box + b"!", join({}, {GRAPH: "{}", RECORD: no_text})):
+        path.write_bytes(data)
+        with pytest.raises(PolicyFileError, match=r"policy\.safetensors: the file was changed or damaged after it was"):
+            policy_digest(path)
 
 
 def test_the_same_content_has_the_same_bytes() -> None:
@@ -229,6 +229,19 @@ HOSTILE: Mapping[str, list[dict[str, Any]]] = {
     "parts without end": [_node("Split", ["obs"], ["action"], num_outputs=0)],
     "no list": [{"op": ["Abs"], "inputs": "obs", "outputs": 3, "attributes": None}],
 }
+
+
+def test_inputs_that_are_none_are_an_error(box: bytes) -> None:
+    for wrong in (
+        None,
+        5,
+        {"name": 1},
+        {"name": "obs", "dtype": None, "shape": None},
+        {"name": "obs", "dtype": [], "shape": []},
+    ):
+        graph = {"inputs": [wrong], "outputs": [], "operators": []}
+        with pytest.raises(WeightsError):
+            NumpyPolicy(join({}, {GRAPH: json.dumps(graph)})).run([], {"obs": np.zeros(())})
 
 
 @pytest.mark.parametrize("case", HOSTILE)
