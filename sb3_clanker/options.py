@@ -57,7 +57,8 @@ class ExportOptions:
     :param outside_margin: by what part of its range (maximum less minimum) a component may leave what training saw
         before ``"outside"`` says so, 0 to 100
     :param formats: formats in which the policy is written beside the ``.onnx``, each proven as that is:
-        ``"torchscript"`` (``NAME_torchscript/policy.pt`` and ``metadata.json``); none by default
+        ``"torchscript"`` (``NAME_torchscript/policy.pt`` and ``metadata.json``), ``"weights"`` (``NAME.safetensors``);
+        none by default
     :param observation_names: names of the components of an observation, for those who wire a robot: one for each
         element of a Box, for each category of a Discrete space; of a Dict space, a mapping of such by key
     :param observation_units: the same for units

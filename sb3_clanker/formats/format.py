@@ -11,7 +11,7 @@ from typing import Literal
 
 from sb3_clanker.runtime.session import Runner
 
-FormatName = Literal["torchscript"]
+FormatName = Literal["torchscript", "weights"]
 
 
 def open_format(name: FormatName, data: bytes) -> Runner:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from sb3_clanker.formats import torchscript
+from sb3_clanker.formats import torchscript, weights
 from sb3_clanker.formats.format import FormatName
 from sb3_clanker.policy_file.record import CheckpointRecord, PairedFile
 from sb3_clanker.policy_file.vectors import read_vectors
@@ -85,10 +85,11 @@ TORCHSCRIPT_METADATA = FileKind(
     policy_digest=torchscript.policy_id,
     format="torchscript",
 )
+WEIGHTS = FileKind(holds="The weights", suffix=".safetensors", policy_digest=weights.policy_digest, format="weights")
 POLICY = FileKind(holds="The policy", suffix=".onnx")
 KINDS = (
     *(ZIP, STATISTICS, REPLAY_BUFFER, VECTORS),
-    *(TORCHSCRIPT, TORCHSCRIPT_METADATA),
+    *(TORCHSCRIPT, TORCHSCRIPT_METADATA, WEIGHTS),
     POLICY,
 )
 """Every kind, in the order in which the files of a checkpoint get their names: what training needs comes first, and

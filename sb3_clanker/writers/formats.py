@@ -14,6 +14,7 @@ FORMATS: dict[str, Writer] = {".onnx": OnnxWriter()}
 
 FURTHER_FORMATS: dict[FormatName, str] = {
     "torchscript": "sb3_clanker.writers.torchscript:TorchScriptWriter",
+    "weights": "sb3_clanker.writers.weights:WeightsWriter",
 }
 """Those beside it: module and class, which is imported when it is asked for."""
 
