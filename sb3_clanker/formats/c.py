@@ -1,0 +1,165 @@
+"""C: a header with the record of its policy in a comment; a compiler of this machine makes it run."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from sb3_clanker.errors import MissingCompilerError, PolicyFileError
+from sb3_clanker.policy_file.documents import encode
+from sb3_clanker.policy_file.reading import decode_record, read_file
+from sb3_clanker.policy_file.record import PolicyMetadata
+from sb3_clanker.policy_file.tensors import BATCH, TensorSpec
+from sb3_clanker.runtime.session import Array, Runner, one_line
+
+_COMPILERS = ("cc", "gcc", "clang")
+_FLAGS = ("-std=c99", "-O1")
+"""With more optimization, compiling takes longer than it saves on the few predictions of a proof."""
+_LONGEST = 600.0
+"""Seconds that compiling may take, or running."""
+_LINE = 110
+_RECORD = re.compile(rb"^ \* The record of the policy:\n((?: \* .*\n)+?) \*/$", re.MULTILINE)
+_STEP = re.compile(rb"^static inline void (\w+)_step\($", re.MULTILINE)
+_TYPES = {"float32": "float", "uint8": "uint8_t", "bool": "bool"}
+
+
+def record_lines(metadata: PolicyMetadata) -> Iterator[str]:
+    """A record as lines of a comment in C, which nothing in it can end: JSON can do without the characters for that."""
+    line = " * "
+    for piece in re.findall(r"[^,]*,|[^,]+$", _escape(encode(metadata))):
+        if len(line) + len(piece) > _LINE and line != " * ":
+            yield line
+            line = " * "
+        line += piece
+    yield line
+
+
+def _escape(document: str) -> str:
+    return "".join(f"\\u{ord(char):04x}" if char in "*?" else char for char in document)
+
+
+def read_record(data: bytes) -> PolicyMetadata:
+    """The record in the bytes of a header.
+
+    :raises PolicyFileError: it holds none, or is damaged
+    """
+    match = _RECORD.search(data)
+    if match is None:
+        problem = "there is no record in it: not a policy of this package. Export it with sb3_clanker."
+        raise PolicyFileError(None, problem)
+    try:
+        text = "".join(line[3:] for line in match[1].decode().splitlines())
+    except UnicodeDecodeError as error:
+        raise PolicyFileError(None, f"its record is damaged: {error}.") from error
+    return decode_record(text)
+
+
+def policy_digest(path: Path) -> str:
+    """The digest of the policy file that a header belongs to."""
+    return read_record(read_file(path, "C header")).digest
+
+
+def find_compiler() -> list[str] | None:
+    """The command of a C compiler of this machine: that of the environment variable ``CC``, or one by its usual name."""
+    if given := shlex.split(os.environ.get("CC", "")):
+        return given if shutil.which(given[0]) else None
+    return next(([name] for name in _COMPILERS if shutil.which(name)), None)
+
+
+def open_policy(data: bytes) -> Runner:
+    """Compile a header, to run it in a process of its own. That runs its code: it may be any.
+
+    :raises PolicyFileError: it holds no record, or cannot be compiled
+    :raises MissingCompilerError: there is no C compiler
+    """
+    record, step = read_record(data), _STEP.search(data)
+    if step is None:
+        raise PolicyFileError(None, "there is no function in it that chooses an action.")
+    compiler = find_compiler()
+    if compiler is None:
+        raise MissingCompilerError
+    return _Program(data, _main(record, step[1].decode()), record, compiler)
+
+
+class _Program:
+    """A program that reads what goes in from one file, and writes what comes out to another, row by row.
+
+    :param data: the header
+    :param main: the program that includes it
+    :param record: of the policy
+    :param compiler: command of a compiler
+    """
+
+    def __init__(self, data: bytes, main: str, record: PolicyMetadata, compiler: list[str]) -> None:
+        self._inputs, self._outputs = _row(record.inputs), _row(record.outputs)
+        self._axes = {spec.name: spec.shape.index(BATCH) for spec in (*record.inputs, *record.outputs)}
+        self._folder = tempfile.TemporaryDirectory(prefix="sb3_clanker-")
+        folder = Path(self._folder.name)
+        (folder / "policy.h").write_bytes(data)
+        (folder / "main.c").write_text(main)
+        _call([*compiler, *_FLAGS, "main.c", "-o", "policy", "-lm"], folder, "compile")
+
+    def run(self, names: list[str], inputs: dict[str, Array], /) -> list[Array]:
+        folder = Path(self._folder.name)
+        arrays = {name: np.moveaxis(array, self._axes[name], 0) for name, array in inputs.items()}
+        rows = np.zeros(len(next(iter(arrays.values()))), self._inputs)
+        for name, array in arrays.items():
+            rows[name] = array
+        rows.tofile(folder / "in")
+        _call([str(folder / "policy"), "in", "out"], folder, "run")
+        answers = np.fromfile(folder / "out", self._outputs)
+        if len(answers) != len(rows):
+            raise PolicyFileError(None, f"it gave {len(answers)} answers to {len(rows)} observations.")
+        return [np.moveaxis(answers[name], 0, self._axes[name]) for name in names]
+
+
+def _row(specs: tuple[TensorSpec, ...]) -> np.dtype[np.void]:
+    """One row of all inputs, or of all outputs, without gaps."""
+    return np.dtype([(spec.name, spec.dtype, tuple(n for n in spec.shape if n != BATCH)) for spec in specs])
+
+
+def _main(record: PolicyMetadata, prefix: str) -> str:
+    specs = (*record.inputs, *record.outputs)
+    sizes = [_row((spec,)).itemsize // np.dtype(spec.dtype).itemsize for spec in specs]
+    arrays = [f"static {_TYPES[spec.dtype]} v{n}[{size}];" for n, (spec, size) in enumerate(zip(specs, sizes, strict=True))]
+    n_inputs = len(record.inputs)
+    read = " && ".join(f"fread(v{n}, sizeof v{n}, 1, in) == 1" for n in range(n_inputs))
+    write = " && ".join(f"fwrite(v{n}, sizeof v{n}, 1, out) == 1" for n in range(n_inputs, len(specs)))
+    arguments = ", ".join(f"v{n}" for n in range(len(specs)))
+    return f"""\
+#include <stdio.h>
+#include "policy.h"
+{chr(10).join(arrays)}
+int main(int argc, char **argv)
+{{
+    FILE *in = argc == 3 ? fopen(argv[1], "rb") : NULL;
+    FILE *out = argc == 3 ? fopen(argv[2], "wb") : NULL;
+    if (in == NULL || out == NULL) {{ return 2; }}
+    while ({read}) {{
+        {prefix}_step({arguments});
+        if (!({write})) {{ return 1; }}
+    }}
+    return fclose(out) == 0 ? 0 : 1;
+}}
+"""
+
+
+def _call(command: list[str], folder: Path, what: str) -> None:
+    try:
+        done = subprocess.run(  # noqa: S603 - a compiler of this machine, or what it has made
+            command, cwd=folder, capture_output=True, stdin=subprocess.DEVNULL, check=False, timeout=_LONGEST
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise PolicyFileError(None, f"{command[0]} cannot {what} it: {one_line(error)}.") from error
+    if done.returncode != 0:
+        said = (done.stderr.decode(errors="replace").strip() or f"it ended with {done.returncode}").splitlines()
+        problem = next((line for line in said if "error" in line), said[0])
+        raise PolicyFileError(None, f"{command[0]} cannot {what} it: {one_line(Exception(problem))}.")
