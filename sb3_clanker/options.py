@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 from sb3_clanker.errors import OptionError, UnsupportedOpsetError
+from sb3_clanker.formats.format import FormatName
 from sb3_clanker.policy_file.entries import check_entries
 from sb3_clanker.public import public
 from sb3_clanker.targets.check import known_target
@@ -41,6 +42,8 @@ class ExportOptions:
         takes them as channels, height, width, as Stable-Baselines3 trains on them
     :param further_outputs: what the file gives beside the action, for those who sample or inspect: ``"distribution"``
         (``action_mean`` and ``action_std``, or ``action_logits``), ``"value"``, ``"q_values"``; none by default
+    :param formats: formats in which the policy is written beside the ``.onnx``, each proven as that is:
+        ``"torchscript"`` (``NAME_torchscript/policy.pt`` and ``metadata.json``); none by default
     :param observation_names: names of the components of an observation, for those who wire a robot: one for each
         element of a Box, for each category of a Discrete space; of a Dict space, a mapping of such by key
     :param observation_units: the same for units
@@ -72,6 +75,7 @@ class ExportOptions:
     max_latency_ms: float | None = None
     channels_last: bool = False
     further_outputs: Sequence[FurtherOutput] = ()
+    formats: Sequence[FormatName] = ()
     observation_names: Labels | Mapping[str, Labels] | None = None
     observation_units: Labels | Mapping[str, Labels] | None = None
     action_names: Labels | None = None
@@ -96,10 +100,11 @@ class ExportOptions:
                 raise OptionError(option, value, f"{_MOST:,} at most, or None")
         if not isinstance(self.channels_last, bool):
             raise OptionError("channels_last", self.channels_last, "True or False")
-        known, asked = get_args(FurtherOutput), self.further_outputs
-        if isinstance(asked, str) or not isinstance(asked, Collection) or any(name not in known for name in asked):
-            raise OptionError("further_outputs", asked, f"a sequence of {', '.join(map(repr, known))}")
-        object.__setattr__(self, "further_outputs", tuple(dict.fromkeys(asked)))
+        for option, names in (("further_outputs", FurtherOutput), ("formats", FormatName)):
+            known, asked = get_args(names), getattr(self, option)
+            if isinstance(asked, str) or not isinstance(asked, Collection) or any(name not in known for name in asked):
+                raise OptionError(option, asked, f"a sequence of {', '.join(map(repr, known))}")
+            object.__setattr__(self, option, tuple(dict.fromkeys(asked)))
         for option, unit in (("control_period", "seconds"), ("max_latency_ms", "milliseconds")):
             value = getattr(self, option)
             if value is not None and (

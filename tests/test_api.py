@@ -27,15 +27,16 @@ ClankerError (Exception)
 ClankerWarning (UserWarning)
 ExportOptions(*, opset_version: int = 18, atol: float = 1e-05, rtol: float = 1e-05, n_samples: int | None = None,
         max_latency_ms: float | None = None, channels_last: bool = False, further_outputs: Sequence[FurtherOutput] =
-        (), observation_names: Labels | Mapping[str, Labels] | None = None, observation_units: Labels | Mapping[str,
-        Labels] | None = None, action_names: Labels | None = None, action_units: Labels | None = None, control_period:
-        float | None = None, test_vectors: int | None = None, target: TargetName | None = None, metadata: Mapping[str,
-        str] = <factory>)
+        (), formats: Sequence[FormatName] = (), observation_names: Labels | Mapping[str, Labels] | None = None,
+        observation_units: Labels | Mapping[str, Labels] | None = None, action_names: Labels | None = None,
+        action_units: Labels | None = None, control_period: float | None = None, test_vectors: int | None = None,
+        target: TargetName | None = None, metadata: Mapping[str, str] = <factory>)
 ExportReport: path, size, seconds, validation, metadata
 FileInTheWayError (ClankerError, FileExistsError)
 FilesFailedError (ClankerError, ValueError)
 FolderInUseError (ClankerError, OSError)
 ForeignFileError (PolicyFileError)
+FormatError (ClankerError, ValueError)
 GraphError (ClankerError, RuntimeError)
 InferenceError (ClankerError, RuntimeError)
 InnerNormalizationWarning (ClankerWarning)
@@ -78,7 +79,8 @@ OptionError (ClankerError, ValueError)
 PolicyFileError (ClankerError, ValueError)
 PolicyMetadata: schema_version, algorithm, policy_class, observation_space, action_space, inputs, outputs,
         predict_dtype, recurrent, sampling, opset_version, ir_version, normalization, frame_stacks, environment,
-        environment_spec, control_period, training, provenance, checkpoint, cross_check, latency, digest, entries
+        environment_spec, control_period, observation_ranges, training, provenance, checkpoint, cross_check, latency,
+        digest, entries
 PrecisionError (ClankerError, ValueError)
 PrecisionWarning (ClankerWarning)
 PublicationError (ClankerError, OSError)
@@ -98,7 +100,7 @@ UnsupportedPolicyError (ClankerError, TypeError)
 UnsupportedSpaceError (ClankerError, ValueError)
 UnsupportedWrapperError (ClankerError, ValueError)
 ValidationError (ClankerError, ValueError)
-ValidationReport: stages, cross_check
+ValidationReport: stages, cross_check, formats
 VectorsError (ClankerError, ValueError)
 VectorsMismatchError (ClankerError, ValueError)
 WorkerError (ClankerError, ChildProcessError)

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from sb3_clanker.formats import torchscript
+from sb3_clanker.formats.format import FormatName
 from sb3_clanker.policy_file.record import CheckpointRecord, PairedFile
 from sb3_clanker.policy_file.vectors import read_vectors
 
@@ -30,12 +32,13 @@ class FileKind:
     file; the digest of that file, which it holds itself; or else nothing but the time when it was written.
 
     :ivar holds: what it holds, as a message says it
-    :ivar suffix: the end of its name
+    :ivar suffix: the end of its name; with a slash, it lies in a folder of the checkpoint's own
     :ivar word: stands in its name beside the stem, as ``CheckpointCallback`` has it; empty where nothing does
     :ivar recorded: what a record says of it: its digest, or true where there is one without a digest; None or false
         where there is none
     :ivar policy_digest: reads the digest of the policy file that it holds
     :ivar magic: how it begins: distinguishes one without a digest from other kinds
+    :ivar format: the format beside ONNX that it is of; of its kinds, the first is the file that runs
     """
 
     holds: str
@@ -44,6 +47,7 @@ class FileKind:
     recorded: Callable[[CheckpointRecord], PairedFile | bool | None] = lambda _: None
     policy_digest: Callable[[Path], str] | None = None
     magic: bytes = b""
+    format: FormatName | None = None
 
     def name(self, stem: str) -> str:
         """Its name in the checkpoint of a stem."""
@@ -68,10 +72,31 @@ REPLAY_BUFFER = FileKind(
 VECTORS = FileKind(
     holds="The test vectors", suffix=".vectors.json", policy_digest=lambda path: read_vectors(path).digest
 )
+TORCHSCRIPT = FileKind(
+    holds="The TorchScript policy",
+    suffix="_torchscript/policy.pt",
+    policy_digest=torchscript.policy_digest,
+    format="torchscript",
+)
+TORCHSCRIPT_METADATA = FileKind(
+    holds="The metadata of the TorchScript policy",
+    suffix="_torchscript/metadata.json",
+    policy_digest=torchscript.policy_id,
+    format="torchscript",
+)
 POLICY = FileKind(holds="The policy", suffix=".onnx")
-KINDS = (ZIP, STATISTICS, REPLAY_BUFFER, VECTORS, POLICY)
+KINDS = (
+    *(ZIP, STATISTICS, REPLAY_BUFFER, VECTORS),
+    *(TORCHSCRIPT, TORCHSCRIPT_METADATA),
+    POLICY,
+)
 """Every kind, in the order in which the files of a checkpoint get their names: what training needs comes first, and
 the policy file, whose record says what belongs to it, last."""
+
+
+def running_kind(name: FormatName) -> FileKind:
+    """Of the kinds of a format beside ONNX, the one that runs."""
+    return next(kind for kind in KINDS if kind.format == name)
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ def trace(actor: Actor, tensors: Mapping[str, th.Tensor], opset_version: int) ->
     :raises GraphError: the policy cannot be traced
     :raises UnsupportedOpsetError: an operator does not exist in the opset; it is named
     """
-    with _one_at_a_time, _surroundings():
+    with tracing():
         return _clean(_trace(actor, tensors, opset_version), actor, tensors, opset_version)
 
 
@@ -89,8 +89,14 @@ def _trace(actor: Actor, tensors: Mapping[str, th.Tensor], opset_version: int) -
 
 
 @contextmanager
+def tracing() -> Iterator[None]:
+    """What tracing needs of the process, for one thread at a time; everything is put back afterwards."""
+    with _one_at_a_time, _surroundings():
+        yield
+
+
+@contextmanager
 def _surroundings() -> Iterator[None]:
-    """What tracing needs of the process; everything is put back afterwards."""
     distribution = th.distributions.Distribution
     validate_args = distribution._validate_args
     loggers = [logging.getLogger(name) for name in _TALKATIVE]

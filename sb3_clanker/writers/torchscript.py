@@ -1,0 +1,132 @@
+"""TorchScript: an actor that torch has traced, as ``policy.pt``, and ``metadata.json`` beside it.
+
+torch has announced the end of TorchScript, and warns whenever it is used. Those who load it, from C++ above all, go on.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from typing import Any, cast
+
+import torch as th
+
+from sb3_clanker.actor.actor import Actor
+from sb3_clanker.errors import GraphError
+from sb3_clanker.formats.torchscript import RECORD
+from sb3_clanker.policy_file.documents import encode, to_fields
+from sb3_clanker.policy_file.record import PolicyMetadata
+from sb3_clanker.policy_file.spaces import DiscreteSpace
+from sb3_clanker.run_folder.names import TORCHSCRIPT, TORCHSCRIPT_METADATA, FileKind
+from sb3_clanker.writers.further import FurtherWriter, Original
+from sb3_clanker.writers.trace import tracing
+
+_NOTES = ".debug_pkl"
+"""Where torch keeps stack traces, with paths of this machine."""
+_SEED = 20_260_105
+
+
+class TorchScriptWriter(FurtherWriter):
+    """TorchScript, traced once for an actor's structure, and filled with live weights as often as needed."""
+
+    format = "torchscript"
+    is_timed = True
+
+    def __init__(self) -> None:
+        self._traced: _Traced | None = None
+
+    def write(self, original: Original) -> dict[FileKind, bytes]:
+        with tracing():
+            if original.in_full or self._traced is None:
+                self._traced = _Traced(original.copied_actor())
+            module = self._traced.fill(original)
+            file = io.BytesIO()
+            th.jit.save(module, file, _extra_files={RECORD: encode(original.metadata).encode()})
+        bundle = describe_bundle(original.metadata, original.name)
+        return {
+            TORCHSCRIPT: _without_notes(file),
+            TORCHSCRIPT_METADATA: json.dumps(bundle, indent=2, allow_nan=False).encode() + b"\n",
+        }
+
+
+def describe_bundle(metadata: PolicyMetadata, name: str) -> dict[str, object]:
+    """What ``metadata.json`` says, for agents that run such bundles.
+
+    :param metadata: the record of the policy
+    :param name: of its files
+    """
+    shapes = {spec.key: list(spec.shape[1:]) for spec in metadata.inputs if spec.role == "observation"}
+    space = metadata.action_space
+    return {
+        "algo": metadata.algorithm,
+        "obs_shape": shapes.get(None, shapes),
+        "action_space": space.n if isinstance(space, DiscreteSpace) else to_fields(space),
+        "created": metadata.provenance.created,
+        "run_name": name,
+        "policy_id": metadata.digest,
+        "version": metadata.provenance.versions.get("sb3-clanker", ""),
+        "framework": "torchscript",
+        "export_method": "trace",
+    }
+
+
+class _Traced:
+    """An actor as torch has traced it, frozen: its weights are constants, and nothing is left of what it does not use.
+
+    It is frozen once, as torch never forgets a frozen module: its constants are the tensors of the actor themselves.
+    What freezing has computed of weights in advance does not follow them; then it is frozen for each export after all.
+
+    :param actor: of a policy whose ``.onnx`` is proven, so that it branches on no values, which a trace would freeze
+    :raises GraphError: it cannot be traced
+    """
+
+    def __init__(self, actor: Actor) -> None:
+        self._tensors = actor.tensors()
+        try:
+            self._module: Any = (
+                cast("Any", th.jit).trace(actor.eval(), actor.example_inputs(), check_trace=False).eval()
+            )
+        except Exception as error:  # whatever torch raises
+            problem = (str(error).strip() or "no message").splitlines()[0]
+            policy = type(actor.policy).__qualname__
+            raise GraphError(f"{policy} cannot be traced for TorchScript: {type(error).__name__}: {problem}") from error
+        generator = th.Generator().manual_seed(_SEED)
+        self._scramble(generator)  # equal weights would be merged
+        frozen = _freeze(self._module)
+        self._scramble(generator)
+        self._frozen = frozen if _same(_constants(frozen), _constants(_freeze(self._module))) else None
+
+    def fill(self, original: Original) -> Any:
+        """The frozen module, with live weights."""
+        for name, tensor in self._tensors.items():
+            tensor.copy_(original.tensors[name])
+        return self._frozen or _freeze(self._module)
+
+    def _scramble(self, generator: th.Generator) -> None:
+        for tensor in self._tensors.values():
+            if tensor.is_floating_point():
+                tensor.copy_(th.rand(tensor.shape, generator=generator))
+
+
+def _freeze(module: Any) -> Any:
+    return th.jit.freeze(module, optimize_numerics=False)
+
+
+def _constants(module: Any) -> list[th.Tensor]:
+    nodes = module.graph.findAllNodes("prim::Constant")
+    return [node.t("value") for node in nodes if node.hasAttribute("value") and node.kindOf("value") == "t"]
+
+
+def _same(some: list[th.Tensor], others: list[th.Tensor]) -> bool:
+    return len(some) == len(others) and all(map(th.equal, some, others))
+
+
+def _without_notes(file: io.BytesIO) -> bytes:
+    """A ``.pt`` without torch's notes on where its code comes from; its other members as they are."""
+    kept = io.BytesIO()
+    with zipfile.ZipFile(file) as archive, zipfile.ZipFile(kept, "w") as target:
+        for member in archive.infolist():
+            if not member.filename.endswith(_NOTES):
+                target.writestr(zipfile.ZipInfo(member.filename), archive.read(member))
+    return kept.getvalue()
