@@ -43,7 +43,9 @@ class ExportOptions:
     :param further_outputs: what the file gives beside the action, for those who sample or inspect: ``"distribution"``
         (``action_mean`` and ``action_std``, or ``action_logits``), ``"value"``, ``"q_values"``; none by default
     :param formats: formats in which the policy is written beside the ``.onnx``, each proven as that is:
-        ``"torchscript"`` (``NAME_torchscript/policy.pt`` and ``metadata.json``); none by default
+        ``"torchscript"`` (``NAME_torchscript/policy.pt`` and ``metadata.json``), ``"c"`` (``NAME.h``); none by default
+    :param c_max_bytes: the most bytes of weights for which a header in C is written; its text is four times as long
+    :param c_unproven: whether to write a header in C also where there is no C compiler to prove it by
     :param observation_names: names of the components of an observation, for those who wire a robot: one for each
         element of a Box, for each category of a Discrete space; of a Dict space, a mapping of such by key
     :param observation_units: the same for units
@@ -76,6 +78,8 @@ class ExportOptions:
     channels_last: bool = False
     further_outputs: Sequence[FurtherOutput] = ()
     formats: Sequence[FormatName] = ()
+    c_max_bytes: int = 1_000_000
+    c_unproven: bool = False
     observation_names: Labels | Mapping[str, Labels] | None = None
     observation_units: Labels | Mapping[str, Labels] | None = None
     action_names: Labels | None = None
@@ -98,8 +102,11 @@ class ExportOptions:
                 raise OptionError(option, value, "a positive integer, or None")
             if value is not None and value > _MOST:
                 raise OptionError(option, value, f"{_MOST:,} at most, or None")
-        if not isinstance(self.channels_last, bool):
-            raise OptionError("channels_last", self.channels_last, "True or False")
+        if type(self.c_max_bytes) is not int or self.c_max_bytes < 1:
+            raise OptionError("c_max_bytes", self.c_max_bytes, "a positive integer")
+        for option in ("channels_last", "c_unproven"):
+            if not isinstance(getattr(self, option), bool):
+                raise OptionError(option, getattr(self, option), "True or False")
         for option, names in (("further_outputs", FurtherOutput), ("formats", FormatName)):
             known, asked = get_args(names), getattr(self, option)
             if isinstance(asked, str) or not isinstance(asked, Collection) or any(name not in known for name in asked):

@@ -164,6 +164,8 @@ class Exporter:
                 name=name,
                 data=b"".join(parts),
                 metadata=metadata,
+                vectors=vectors,
+                options=options,
                 tensors=now.tensors,
                 copied_actor=now.copied_actor,
                 in_full=now.in_full,

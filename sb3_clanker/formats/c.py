@@ -68,7 +68,7 @@ def policy_digest(path: Path) -> str:
 
 
 def find_compiler() -> list[str] | None:
-    """The command of a C compiler of this machine: that of the environment variable ``CC``, or one by its usual name."""
+    """The command of a C compiler of this machine: what the environment variable ``CC`` says, or one by its name."""
     if given := shlex.split(os.environ.get("CC", "")):
         return given if shutil.which(given[0]) else None
     return next(([name] for name in _COMPILERS if shutil.which(name)), None)
@@ -126,10 +126,13 @@ def _row(specs: tuple[TensorSpec, ...]) -> np.dtype[np.void]:
     return np.dtype([(spec.name, spec.dtype, tuple(n for n in spec.shape if n != BATCH)) for spec in specs])
 
 
+def _size(spec: TensorSpec) -> int:
+    return _row((spec,)).itemsize // np.dtype(spec.dtype).itemsize
+
+
 def _main(record: PolicyMetadata, prefix: str) -> str:
     specs = (*record.inputs, *record.outputs)
-    sizes = [_row((spec,)).itemsize // np.dtype(spec.dtype).itemsize for spec in specs]
-    arrays = [f"static {_TYPES[spec.dtype]} v{n}[{size}];" for n, (spec, size) in enumerate(zip(specs, sizes, strict=True))]
+    arrays = [f"static {_TYPES[spec.dtype]} v{n}[{_size(spec)}];" for n, spec in enumerate(specs)]
     n_inputs = len(record.inputs)
     read = " && ".join(f"fread(v{n}, sizeof v{n}, 1, in) == 1" for n in range(n_inputs))
     write = " && ".join(f"fwrite(v{n}, sizeof v{n}, 1, out) == 1" for n in range(n_inputs, len(specs)))

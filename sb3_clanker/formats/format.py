@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-from sb3_clanker.formats import torchscript
+from sb3_clanker.formats import c, torchscript
 from sb3_clanker.runtime.session import Runner
 
-FormatName = Literal["torchscript"]
+FormatName = Literal["c", "torchscript"]
 
 _OPEN: dict[FormatName, Callable[[bytes], Runner]] = {
+    "c": c.open_policy,
     "torchscript": torchscript.open_policy,
 }
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sb3_clanker.formats import torchscript
+from sb3_clanker.formats import c, torchscript
 from sb3_clanker.formats.format import FormatName
 from sb3_clanker.policy_file.record import CheckpointRecord, PairedFile
 from sb3_clanker.policy_file.vectors import read_vectors
@@ -84,10 +84,12 @@ TORCHSCRIPT_METADATA = FileKind(
     policy_digest=torchscript.policy_id,
     format="torchscript",
 )
+C_HEADER = FileKind(holds="The C header", suffix=".h", policy_digest=c.policy_digest, format="c")
 POLICY = FileKind(holds="The policy", suffix=".onnx")
 KINDS = (
     *(ZIP, STATISTICS, REPLAY_BUFFER, VECTORS),
     *(TORCHSCRIPT, TORCHSCRIPT_METADATA),
+    C_HEADER,
     POLICY,
 )
 """Every kind, in the order in which the files of a checkpoint get their names: what training needs comes first, and

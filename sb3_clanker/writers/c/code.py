@@ -34,6 +34,11 @@ def c_type(dtype: np.dtype[Any]) -> str:
     return name
 
 
+def width_of(kind: str) -> int:
+    """How many bytes an element of a type in C takes."""
+    return next(np.dtype(name).itemsize for name, known in _TYPES.items() if known == kind)
+
+
 class Code:
     """Lines that are written one after another.
 
@@ -110,12 +115,12 @@ def literal(value: Any, dtype: np.dtype[Any]) -> str:
         wide = f"{'U' if dtype.kind == 'u' else ''}INT64_C({abs(number)})"
         text = str(abs(number)) if abs(number) <= _LARGEST_INT else wide
         return f"(-{text})" if number < 0 else text
-    number = float(value)
-    if math.isnan(number):
+    real = float(value)
+    if math.isnan(real):
         return "NAN"
-    if math.isinf(number):
-        return "INFINITY" if number > 0 else "(-INFINITY)"
-    text = format(number, ".9g" if dtype.itemsize == 4 else ".17g")
+    if math.isinf(real):
+        return "INFINITY" if real > 0 else "(-INFINITY)"
+    text = format(real, ".9g" if dtype.itemsize == 4 else ".17g")
     text = text if "." in text or "e" in text else f"{text}.0"
     text = f"{text}{suffix(dtype)}"
     return f"({text})" if text.startswith("-") else text

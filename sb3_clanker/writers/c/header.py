@@ -6,56 +6,61 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from sb3_clanker.policy_file.record import PolicyMetadata
 from sb3_clanker.formats.c import record_lines
+from sb3_clanker.policy_file.record import PolicyMetadata
 from sb3_clanker.policy_file.vectors import TestVectors
 from sb3_clanker.writers.c.code import Code, UnsupportedError, array, c_type
-from sb3_clanker.writers.c.elementwise import copy
-from sb3_clanker.writers.c.graph import Graph, Node, Tensor, read_graph
+from sb3_clanker.writers.c.graph import Node, Tensor, read_graph
 from sb3_clanker.writers.c.helpers import definitions
 from sb3_clanker.writers.c.memory import lay_out
-from sb3_clanker.writers.c.names import comment, parameters, prefix_of, string
-from sb3_clanker.writers.c.operators import IN_PLACE, OPERATORS, unknown_operators
-from sb3_clanker.writers.c.reductions import LOST
+from sb3_clanker.writers.c.names import comment, parameters, prefix_of
+from sb3_clanker.writers.c.operators.elementwise import copy
+from sb3_clanker.writers.c.operators.reductions import LOST
+from sb3_clanker.writers.c.operators.table import IN_PLACE, OPERATORS, unknown_operators
 from sb3_clanker.writers.c.self_test import self_test
-from sb3_clanker.writers.c.views import VIEWS, views
+from sb3_clanker.writers.c.views import views
 
 
-def write_header(data: bytes, metadata: PolicyMetadata, stem: str, vectors: TestVectors | None = None) -> str:
+class Header:
     """A header that does what a policy file does, for one observation at a time.
 
     :param data: the bytes of the ``.onnx``, which was proven
     :param metadata: its record
     :param stem: name of the header without its suffix, with which all its names begin
-    :param vectors: test vectors of the file, for the self-test
-    :raises UnsupportedError: there are operators that have no form in C; they are named
+    :raises UnsupportedError: there are operators, or uses of them, that have no form in C here; they are named
     """
-    graph = read_graph(data)
-    if unknown := unknown_operators(graph):
-        raise UnsupportedError(f"operators that have no form in C here: {', '.join(unknown)}")
-    return "\n".join(_Header(graph, metadata, stem).lines(vectors)) + "\n"
 
-
-class _Header:
-    """A header that is being written."""
-
-    def __init__(self, graph: Graph, metadata: PolicyMetadata, stem: str) -> None:
-        self._graph, self._metadata = graph, metadata
+    def __init__(self, data: bytes, metadata: PolicyMetadata, stem: str) -> None:
+        self._graph, self._metadata = read_graph(data), metadata
+        if unknown := unknown_operators(self._graph):
+            raise UnsupportedError(f"operators that have no form in C here: {', '.join(unknown)}")
         self._prefix = prefix_of(stem)
         self._macro = self._prefix.upper()
         specs = (*metadata.inputs, *metadata.outputs)
         self._names = parameters([spec.name for spec in specs], self._prefix)
-        self._memory = lay_out(graph, IN_PLACE)
+        self._memory = lay_out(self._graph, IN_PLACE)
         self._constants: dict[str, Tensor] = {}
         self._code = Code(self._pointer)
-
-    def lines(self, vectors: TestVectors | None) -> Iterator[str]:
-        """All of it."""
         self._step()
+
+    @property
+    def n_constant_bytes(self) -> int:
+        """Bytes of the arrays of constants."""
+        return sum(tensor.size * tensor.dtype.itemsize for tensor in self._constants.values())
+
+    def text(self, vectors: TestVectors | None = None, unproven: str | None = None) -> str:
+        """The whole header.
+
+        :param vectors: test vectors of the file, for its self-test
+        :param unproven: why it will not be proven, None where it will
+        """
+        return "\n".join(self._lines(vectors, unproven)) + "\n"
+
+    def _lines(self, vectors: TestVectors | None, unproven: str | None) -> Iterator[str]:
         guard = f"{self._macro}_H_{''.join(filter(str.isalnum, self._metadata.digest))[-12:]}"
-        yield from self._title()
+        yield from self._title(unproven)
         yield from (f"#ifndef {guard}", f"#define {guard}", "")
-        yield from (f"#include <{name}.h>" for name in ("math", "stdbool", "stdint", "string"))
+        yield from (f"#include <{name}.h>" for name in ("math", "stdbool", "stdint"))
         yield ""
         yield from ("#ifdef __FAST_MATH__", "#error -ffast-math takes what is not a number for one", "#endif", "")
         yield from self._facts()
@@ -69,7 +74,7 @@ class _Header:
             yield from self_test(vectors, self._prefix, self._names)
         yield from ("", "#endif", "", "#endif")
 
-    def _title(self) -> Iterator[str]:
+    def _title(self, unproven: str | None) -> Iterator[str]:
         metadata = self._metadata
         yield "/*"
         yield f" * {comment(f'{metadata.algorithm} for {metadata.action_space}')}, by sb3_clanker: a policy in C99."
@@ -78,21 +83,18 @@ class _Header:
         yield " * deterministic=True) of Stable-Baselines3 does. It takes no memory but that of its own static arrays,"
         yield " * so it is not for two threads at a time, and this file is for one source file of a program."
         yield " * Multiply-add in one rounding is fine, -ffast-math is not."
+        if unproven:
+            yield f" * NOT PROVEN where it was made: {comment(unproven)}. Run its self-test, or sb3-clanker validate."
         yield " *"
         yield " * The record of the policy:"
         yield from record_lines(metadata)
         yield " */"
 
     def _facts(self) -> Iterator[str]:
-        yield f"#define {self._macro}_POLICY_DIGEST {string(self._metadata.digest)}"
+        yield f'#define {self._macro}_POLICY_DIGEST "{self._metadata.digest}"'
         yield f"#define {self._macro}_MEMORY_BYTES {self._memory.n_bytes()} /* static, beside constants */"
         yield f"#define {self._macro}_CONSTANT_BYTES {self.n_constant_bytes}"
         yield ""
-
-    @property
-    def n_constant_bytes(self) -> int:
-        """Bytes of the arrays of constants."""
-        return sum(tensor.size * tensor.dtype.itemsize for tensor in self._constants.values())
 
     def _arrays(self) -> Iterator[str]:
         for kind, n in self._memory.sizes.items():

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
-from sb3_clanker.writers.c.code import c_type
+from sb3_clanker.writers.c.code import c_type, width_of
 from sb3_clanker.writers.c.graph import Graph, Node, Tensor
 from sb3_clanker.writers.c.views import View, views
 
@@ -37,8 +38,7 @@ class Memory:
 
     def n_bytes(self) -> int:
         """How many bytes they take."""
-        width = {"bool": 1, "float": 4, "double": 8}
-        return sum(n * (width.get(name) or int("".join(filter(str.isdigit, name))) // 8) for name, n in self.sizes.items())
+        return sum(n * width_of(kind) for kind, n in self.sizes.items())
 
 
 def lay_out(graph: Graph, in_place: frozenset[str]) -> Memory:
@@ -68,18 +68,21 @@ def lay_out(graph: Graph, in_place: frozenset[str]) -> Memory:
 
 
 def _owners(graph: Graph, memory: Memory) -> dict[str, tuple[str, int]]:
-    """Whose memory each tensor lies in, and where: its own, or that of one which it is a part of."""
+    """Whose memory each tensor lies in, and where: its own, or that of one which it is a part of.
+
+    What goes out never lies where something comes in: the caller may have both in one place.
+    """
+    coming_in, going_out = ({tensor.name for tensor in tensors} for tensors in (graph.inputs, graph.outputs))
     owners = {tensor.name: (tensor.name, 0) for tensor in graph.inputs}
     for node in graph.nodes:
-        found = views(node) or [None] * len(node.outputs)
-        for output, view in zip(node.outputs, found, strict=False):
+        for output, view in zip_longest(node.outputs, views(node) or ()):
             if output is None:
                 continue
             owners[output.name] = output.name, 0
             if view is None:
                 continue
-            if view.source.values is None and view.is_whole(output.shape):
-                owner, offset = owners[view.source.name]
+            owner, offset = owners.get(view.source.name, ("", 0))
+            if owner and view.is_whole(output.shape) and not (output.name in going_out and owner in coming_in):
                 owners[output.name] = owner, offset + view.offset
             else:
                 memory.copied[output.name] = view

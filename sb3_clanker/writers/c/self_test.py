@@ -18,7 +18,7 @@ def self_test(vectors: TestVectors, prefix: str, names: Mapping[str, str]) -> It
     :param names: the parameters, by the name of the input or output
     """
     n = len(vectors.cases)
-    yield f"/* How many of {n} test vectors fail, which hold what Stable-Baselines3 itself answers: 0 where all is well. */"
+    yield f"/* How many of {n} test vectors fail, with what Stable-Baselines3 itself answers: 0 if all is well. */"
     yield f"static inline int {prefix}_self_test(void)"
     yield "{"
     for spec in vectors.inputs:

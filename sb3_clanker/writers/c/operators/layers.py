@@ -30,13 +30,13 @@ def gemm(node: Node, code: Code) -> None:
         bias = node.input(2)
         code.read("bias", bias)
     with code.loop("i", rows) as i, code.loop("j", columns) as j:
-        code.line(f"float total = {'0.0f' if bias is None or scale else beta + _at('bias', bias, output.shape, (i, j))};")
+        added = "" if bias is None else beta + _at("bias", bias, output.shape, (i, j))
+        code.line(f"float total = {'0.0f' if scale or not added else added};")
         with code.loop("k", depth) as k:
             left = index((i, a_strides[0]), (k, a_strides[1]))
             right = index((k, b_strides[0]), (j, b_strides[1]))
             code.line(f"total += a[{left}] * b[{right}];")
-        added = f" + {beta}{_at('bias', bias, output.shape, (i, j))}" if bias is not None and scale else ""
-        code.line(f"y[{index((i, columns), (j, 1))}] = {scale}total{added};")
+        code.line(f"y[{index((i, columns), (j, 1))}] = {scale}total{f' + {added}' if scale and added else ''};")
 
 
 def _maybe_transposed(tensor: Tensor, transposed: int) -> tuple[int, int]:
@@ -126,7 +126,7 @@ def pool(node: Node, code: Code) -> None:
         with ExitStack() as within:
             _, inside = window.taps(code, within)
             source = f"x[{index((channel, x_strides[1]), *zip(inside, x_strides[2:], strict=True))}]"
-            code.line(f"total {f'+= {source}' if mean else f'= {code.helper("larger")}(total, {source})'};")
+            code.line(f"total += {source};" if mean else f"total = {code.helper('larger')}(total, {source});")
             if counts:
                 code.line("count++;")
         divided = " / (float)count" if counts else f" / {math.prod(window.kernel)}.0f" if mean else ""

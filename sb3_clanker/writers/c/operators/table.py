@@ -6,11 +6,19 @@ from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 from sb3_clanker.writers.c.code import Code
-from sb3_clanker.writers.c.elementwise import EXPRESSIONS, elementwise
 from sb3_clanker.writers.c.graph import Graph, Node
-from sb3_clanker.writers.c.layers import batch_normalization, conv, gemm, layer_normalization, lstm, matmul, pool
-from sb3_clanker.writers.c.moving import concat, gather, pad
-from sb3_clanker.writers.c.reductions import argmax, reduce, softmax
+from sb3_clanker.writers.c.operators.elementwise import EXPRESSIONS, elementwise
+from sb3_clanker.writers.c.operators.layers import (
+    batch_normalization,
+    conv,
+    gemm,
+    layer_normalization,
+    lstm,
+    matmul,
+    pool,
+)
+from sb3_clanker.writers.c.operators.moving import concat, gather, pad
+from sb3_clanker.writers.c.operators.reductions import argmax, reduce, softmax
 from sb3_clanker.writers.c.views import VIEWS
 
 Write: TypeAlias = Callable[[Node, Code], None]

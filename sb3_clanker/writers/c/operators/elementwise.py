@@ -40,7 +40,8 @@ def fill(
 
     :param at: which part, None for all of it
     """
-    elements, moving = [], []
+    elements: list[str] = []
+    moving: list[View] = []
     for number, view in enumerate(sources):
         if view.source.values is not None and view.source.size == 1:
             elements.append(literal(view.source.values.reshape(()), view.source.dtype))
@@ -206,7 +207,7 @@ def _power(node: Node, code: Code, elements: Sequence[str]) -> str:
     return _real("pow{f}({0}, {1})")(node, code, elements)
 
 
-def _sum(node: Node, code: Code, elements: Sequence[str]) -> str:
+def _sum(node: Node, _: Code, elements: Sequence[str]) -> str:
     return f"({' + '.join(elements)}){f' / {len(elements)}' if node.operator == 'Mean' else ''}"
 
 

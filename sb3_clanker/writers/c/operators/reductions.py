@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from sb3_clanker.writers.c.code import Code, UnsupportedError, index, row_major
-from sb3_clanker.writers.c.elementwise import collapse
 from sb3_clanker.writers.c.graph import Node
+from sb3_clanker.writers.c.operators.elementwise import collapse
 from sb3_clanker.writers.c.views import known
 
 LOST = "lost"
@@ -145,9 +145,8 @@ def _outer(node: Node, code: Code, axes: tuple[int, ...]) -> Iterator[tuple[str,
     rounds = collapse([shape[axis] for axis in kept], [[strides[axis] for axis in kept], targets])
     with ExitStack() as loops:
         variables = [loops.enter_context(code.loop(f"i{depth}", n)) for depth, (n, _) in enumerate(rounds)]
-        source, target = (
-            index(*((name, steps[which]) for name, (_, steps) in zip(variables, rounds, strict=True))) for which in (0, 1)
-        )
+        steps = [step for _, step in rounds]
+        source, target = (index(*zip(variables, (step[which] for step in steps), strict=True)) for which in (0, 1))
         yield source, target
 
 
