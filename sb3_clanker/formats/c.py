@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -80,7 +81,12 @@ def open_policy(data: bytes) -> Runner:
     :raises PolicyFileError: it holds no record, or cannot be compiled
     :raises MissingCompilerError: there is no C compiler
     """
-    record, step = read_record(data), _STEP.search(data)
+    return compile_header(data, read_record(data))
+
+
+def compile_header(data: bytes, record: PolicyMetadata) -> Runner:
+    """Compile a header whose record is known; errors as in :func:`open_policy`."""
+    step = _STEP.search(data)
     if step is None:
         raise PolicyFileError(None, "there is no function in it that chooses an action.")
     compiler = find_compiler()
@@ -101,14 +107,14 @@ class _Program:
     def __init__(self, data: bytes, main: str, record: PolicyMetadata, compiler: list[str]) -> None:
         self._inputs, self._outputs = _row(record.inputs), _row(record.outputs)
         self._axes = {spec.name: spec.shape.index(BATCH) for spec in (*record.inputs, *record.outputs)}
-        self._folder = tempfile.TemporaryDirectory(prefix="sb3_clanker-")
-        folder = Path(self._folder.name)
+        self._folder = folder = Path(tempfile.mkdtemp(prefix="sb3_clanker-"))
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         (folder / "policy.h").write_bytes(data)
         (folder / "main.c").write_text(main)
         _call([*compiler, *_FLAGS, "main.c", "-o", "policy", "-lm"], folder, "compile")
 
     def run(self, names: list[str], inputs: dict[str, Array], /) -> list[Array]:
-        folder = Path(self._folder.name)
+        folder = self._folder
         arrays = {name: np.moveaxis(array, self._axes[name], 0) for name, array in inputs.items()}
         rows = np.zeros(len(next(iter(arrays.values()))), self._inputs)
         for name, array in arrays.items():

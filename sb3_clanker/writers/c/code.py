@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from sb3_clanker.writers.c.graph import Array, Tensor
+from sb3_clanker.writers.c.graph import Array, Tensor, UnsupportedError
 
 _TYPES = {
     "bool": "bool",
@@ -20,10 +20,6 @@ _TYPES = {
 _WIDTH = 110
 _LARGEST_INT = 32_767
 """What every ``int`` holds."""
-
-
-class UnsupportedError(Exception):
-    """What has no form in C here; the message says what."""
 
 
 def c_type(dtype: np.dtype[Any]) -> str:

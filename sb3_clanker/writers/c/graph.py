@@ -12,9 +12,15 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from sb3_clanker.runtime.session import one_line
+
 Array: TypeAlias = NDArray[Any]
 
 _RANDOM = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
+
+
+class UnsupportedError(Exception):
+    """What has no form in C here; the message says what."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -133,8 +139,11 @@ def _run_once(model: onnx.ModelProto, inputs: dict[str, Array]) -> dict[str, Arr
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return dict(zip(names, session.run(names, inputs), strict=True))
+    try:
+        session = onnxruntime.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return dict(zip(names, session.run(names, inputs), strict=True))
+    except Exception as error:  # onnxruntime has no root of its own errors
+        raise UnsupportedError(f"a graph that cannot be run on zeros: {one_line(error)}") from error
 
 
 def _is_constant(node: onnx.NodeProto, fixed: set[str]) -> bool:

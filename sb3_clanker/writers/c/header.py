@@ -9,8 +9,8 @@ import numpy as np
 from sb3_clanker.formats.c import record_lines
 from sb3_clanker.policy_file.record import PolicyMetadata
 from sb3_clanker.policy_file.vectors import TestVectors
-from sb3_clanker.writers.c.code import Code, UnsupportedError, array, c_type
-from sb3_clanker.writers.c.graph import Node, Tensor, read_graph
+from sb3_clanker.writers.c.code import Code, array, c_type
+from sb3_clanker.writers.c.graph import Node, Tensor, UnsupportedError, read_graph
 from sb3_clanker.writers.c.helpers import definitions
 from sb3_clanker.writers.c.memory import lay_out
 from sb3_clanker.writers.c.names import comment, parameters, prefix_of

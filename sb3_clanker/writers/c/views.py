@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sb3_clanker.writers.c.code import UnsupportedError, row_major
-from sb3_clanker.writers.c.graph import Node, Tensor
+from sb3_clanker.writers.c.code import row_major
+from sb3_clanker.writers.c.graph import Node, Tensor, UnsupportedError
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from sb3_clanker.errors import FormatError
 from sb3_clanker.formats.c import find_compiler
 from sb3_clanker.options import ExportOptions
 from sb3_clanker.run_folder.names import C_HEADER, FileKind
-from sb3_clanker.writers.c.code import UnsupportedError
+from sb3_clanker.writers.c.graph import UnsupportedError
 from sb3_clanker.writers.c.header import Header
 from sb3_clanker.writers.further import FurtherWriter, Original
 

@@ -8,8 +8,8 @@ from typing import TypeAlias
 
 import numpy as np
 
-from sb3_clanker.writers.c.code import Code, UnsupportedError, c_type, index, literal, row_major, suffix
-from sb3_clanker.writers.c.graph import Node, Tensor
+from sb3_clanker.writers.c.code import Code, c_type, index, literal, row_major, suffix
+from sb3_clanker.writers.c.graph import Node, Tensor, UnsupportedError
 from sb3_clanker.writers.c.views import View, broadcast
 
 Expression: TypeAlias = Callable[[Node, Code, Sequence[str]], str]
@@ -268,7 +268,6 @@ EXPRESSIONS: Mapping[str, Expression] = {
     "Sqrt": _real("sqrt{f}({0})"),
     "Sub": _formatted("{0} - {1}"),
     "Sum": _sum,
-    "Swish": _single("{0} * {h}({0})", "sigmoid"),
     "Tanh": _real("tanh{f}({0})"),
     "ThresholdedRelu": _real("{0} <= {alpha} ? 0.0{f} : {0}"),
     "Where": _formatted("{0} ? {1} : {2}"),

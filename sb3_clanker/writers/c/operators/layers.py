@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from sb3_clanker.writers.c.code import Code, UnsupportedError, index, literal, row_major
-from sb3_clanker.writers.c.graph import Node, Tensor
+from sb3_clanker.writers.c.code import Code, index, literal, row_major
+from sb3_clanker.writers.c.graph import Node, Tensor, UnsupportedError
 from sb3_clanker.writers.c.views import broadcast
 
 

@@ -6,8 +6,8 @@ from contextlib import ExitStack
 
 import numpy as np
 
-from sb3_clanker.writers.c.code import Code, UnsupportedError, index, literal, row_major
-from sb3_clanker.writers.c.graph import Node, Tensor
+from sb3_clanker.writers.c.code import Code, index, literal, row_major
+from sb3_clanker.writers.c.graph import Node, Tensor, UnsupportedError
 from sb3_clanker.writers.c.operators.elementwise import fill
 from sb3_clanker.writers.c.operators.reductions import LOST
 from sb3_clanker.writers.c.views import View, known

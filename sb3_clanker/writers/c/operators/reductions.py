@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sb3_clanker.writers.c.code import Code, UnsupportedError, index, row_major
-from sb3_clanker.writers.c.graph import Node
+from sb3_clanker.writers.c.code import Code, index, row_major
+from sb3_clanker.writers.c.graph import Node, UnsupportedError
 from sb3_clanker.writers.c.operators.elementwise import collapse
 from sb3_clanker.writers.c.views import known
 
