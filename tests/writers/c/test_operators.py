@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from onnx import TensorProto, helper
 
 from sb3_clanker.writers.c.graph import UnsupportedError, read_graph
 from sb3_clanker.writers.c.header import Header
+from sb3_clanker.writers.c.names import parameters
 from sb3_clanker.writers.c.operators.table import OPERATORS
 from sb3_clanker.writers.c.views import VIEWS
 from tests.writers.c.graphs import describe, graph, run_c, run_onnx
@@ -205,8 +207,8 @@ def _grow() -> _Graph:
 
 
 @pytest.fixture(scope="module")
-def answers() -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], set[str]]:
-    """What onnxruntime answers to each case, and what C does; and the operators that there were."""
+def answers() -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], str]:
+    """What onnxruntime answers to each case, and what C does; and the header."""
     g = _grow()
     inputs = {name: RNG.normal(size=(N, *shape)).astype(np.float32) * 2 for name, shape in INPUTS.items()}
     inputs["x"][:, 3:6] = np.clip(np.round(inputs["x"][:, 3:6] * 2) / 2, -4, 4)  # ties, halves, zeros
@@ -216,17 +218,26 @@ def answers() -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], set[str]]:
     data = graph(g.nodes, shapes, g.shapes, g.weights, types=None)
     expected = run_onnx(data, inputs)
     data = graph(g.nodes, shapes, {name: ("batch", expected[name].shape[1]) for name in g.shapes}, g.weights)
-    return expected, run_c(data, inputs, describe(data)), g.operators
+    assert set(OPERATORS) | set(VIEWS) == g.operators | {"Gelu"}, "an operator is not tried"
+    return expected, run_c(data, inputs), Header(data, describe(data), "policy").text()
 
 
 def test_every_operator_does_what_onnxruntime_does(
-    answers: tuple[dict[str, np.ndarray], dict[str, np.ndarray], set[str]],
+    answers: tuple[dict[str, np.ndarray], dict[str, np.ndarray], str],
 ) -> None:
-    expected, got, tried = answers
-    assert set(OPERATORS) | set(VIEWS) == tried | {"Gelu"}, "an operator is not tried"
+    expected, got, _ = answers
     for name, array in expected.items():
         assert np.isfinite(array).any(), name
         np.testing.assert_allclose(got[name], array, rtol=2e-5, atol=2e-5, err_msg=name)
+
+
+def test_no_parameter_has_the_name_of_a_variable_within(
+    answers: tuple[dict[str, np.ndarray], dict[str, np.ndarray], str],
+) -> None:
+    _, body = answers[2].split("static inline void policy_step(")
+    variables = set(re.findall(r"\b(?:float|double|bool|u?int\d+_t) (?:\*const )?(\w+)(?: = |\[\d\];)", body))
+    assert {"best", "h_next", "lost", "total", "x0"} <= variables
+    assert [name for name in variables if parameters([name], "policy")[name] == name] == []
 
 
 def test_gelu() -> None:
