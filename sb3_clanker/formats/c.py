@@ -22,7 +22,7 @@ from sb3_clanker.policy_file.tensors import BATCH, TensorSpec
 from sb3_clanker.runtime.session import Array, Runner, one_line
 
 _COMPILERS = ("cc", "gcc", "clang")
-_FLAGS = ("-std=c99", "-O1")
+_FLAGS = ("-std=c99", "-O1", "-Werror=implicit-function-declaration", "-Werror=incompatible-pointer-types")
 """With more optimization, compiling takes longer than it saves on the few predictions of a proof."""
 _LONGEST = 600.0
 """Seconds that compiling may take, or running."""
