@@ -14,6 +14,7 @@ from typing import Any, cast
 import numpy as np
 
 from sb3_clanker.dependencies import TORCH, required_for
+from sb3_clanker.display import printable
 from sb3_clanker.errors import PolicyFileError
 from sb3_clanker.policy_file.documents import parse_json
 from sb3_clanker.policy_file.reading import decode_record, read_file
@@ -22,31 +23,33 @@ from sb3_clanker.runtime.session import Array, Runner, one_line
 
 RECORD = "sb3_clanker.json"
 """The record, among the extra files of a ``policy.pt``."""
-_LARGEST_RECORD = 1 << 26
 _LARGEST_METADATA = 1 << 24
 
 
-def read_record(data: bytes) -> PolicyMetadata:
+def read_record(data: bytes, path: Path | None = None) -> PolicyMetadata:
     """The record in the bytes of a ``policy.pt``, which needs no torch.
 
     :raises PolicyFileError: it holds none, or is damaged
     """
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            name = next(name for name in archive.namelist() if name.endswith(f"/extra/{RECORD}"))
-            with archive.open(name) as member:
-                record = member.read(_LARGEST_RECORD).decode()
-    except StopIteration:
-        problem = "there is no record in it: not a policy of this package. Export it with sb3_clanker."
-        raise PolicyFileError(None, problem) from None
+            damaged = archive.testzip()
+            names = [name for name in archive.namelist() if name.endswith(f"/extra/{RECORD}")]
+            record = archive.read(names[0]).decode() if names and not damaged else ""
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, ValueError, EOFError) as error:
-        raise PolicyFileError(None, f"this is no policy.pt, or it is damaged: {one_line(error)}.") from error
-    return decode_record(record)
+        raise PolicyFileError(path, f"this is no policy.pt, or it is damaged: {one_line(error)}.") from error
+    if damaged:
+        raise PolicyFileError(path, f"it was damaged after it was proven: {printable(damaged)} is not what it was.")
+    if not names:
+        raise PolicyFileError(
+            path, "there is no record in it: not a policy of this package. Export it with sb3_clanker."
+        )
+    return decode_record(record, path)
 
 
 def policy_digest(path: Path) -> str:
     """The digest of the policy file that a ``policy.pt`` belongs to."""
-    return read_record(read_file(path, "TorchScript policy")).digest
+    return read_record(read_file(path, "TorchScript policy"), path).digest
 
 
 def policy_id(path: Path) -> str:
@@ -62,7 +65,7 @@ def policy_id(path: Path) -> str:
 
 @required_for("Running a TorchScript policy", TORCH)
 def open_policy(data: bytes) -> Runner:
-    """Load a ``policy.pt`` on the CPU. Its code is TorchScript, which can do no more than compute.
+    """Load a ``policy.pt`` on the CPU. Nobody screens its code, which is TorchScript: use files that you trust.
 
     :raises PolicyFileError: it holds no record, or torch cannot load it
     :raises MissingDependencyError: torch is not installed

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from sb3_clanker.formats import c, torchscript
 from sb3_clanker.formats.format import FormatName
@@ -18,7 +19,7 @@ from sb3_clanker.policy_file.record import CheckpointRecord, PairedFile
 from sb3_clanker.policy_file.vectors import read_vectors
 
 _STEPS = re.compile(r"(?P<prefix>.+)_(?P<steps>\d+)_steps")
-_STEPS_OF_FILE = re.compile(r".+_(\d+)_steps\..+", re.DOTALL)
+_STEPS_OF_FILE = re.compile(r".+_(\d+)_steps[._].+", re.DOTALL)
 _RL_ZOO_RUN = re.compile(r"(?P<env>.+)_\d+(?:_[0-9a-f-]{36})?")
 TEMPORARY = ".sb3_clanker-"
 """Beginning of the names of files that are no results."""
@@ -101,6 +102,12 @@ def running_kind(name: FormatName) -> FileKind:
     return next(kind for kind in KINDS if kind.format == name)
 
 
+def kind_that_runs(path: Path) -> FileKind | None:
+    """What a file is by the end of its name, wherever it lies, if it is one that runs of a format beside ONNX."""
+    kinds = (running_kind(name) for name in get_args(FormatName))
+    return next((kind for kind in kinds if path.suffix == Path(f"name{kind.suffix}").suffix), None)
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """Names of the files of one instant, without a folder.
@@ -112,8 +119,16 @@ class Checkpoint:
 
     @property
     def files(self) -> dict[FileKind, str]:
-        """Names of all files that there may be, in the order in which they get them."""
+        """Names of all files that there may be, in the order in which they get them; with a slash, in a folder."""
         return {kind: kind.name(self.stem) for kind in KINDS}
+
+    @property
+    def entries(self) -> dict[str, list[str]]:
+        """The same as they lie in a folder: names of files and of folders, each with the files that it stands for."""
+        entries: dict[str, list[str]] = {}
+        for name in self.files.values():
+            entries.setdefault(name.partition("/")[0], []).append(name)
+        return entries
 
     @classmethod
     def numbered(cls, prefix: str, num_timesteps: int) -> Checkpoint:
@@ -126,9 +141,9 @@ FINAL = Checkpoint("final_model")
 
 
 def numbered_timesteps(name: str, prefix: str) -> int | None:
-    """When a file was written, where its name is one of a numbered checkpoint of this prefix."""
+    """When a file or folder was written, where its name is one of a numbered checkpoint of this prefix."""
     match = _STEPS_OF_FILE.fullmatch(name)
-    if match and name in Checkpoint.numbered(prefix, int(match[1])).files.values():
+    if match and name in Checkpoint.numbered(prefix, int(match[1])).entries:
         return int(match[1])
     return None
 

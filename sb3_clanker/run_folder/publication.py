@@ -41,6 +41,7 @@ class Publication:
         self._folder, self._durable = folder, durable
         self._temporaries: list[Path] = []
         self._staged: dict[str, Path] = {}
+        self._subfolders: list[Path] = []
         self.published: list[Path] = []
         self.replaced: list[Path] = []
 
@@ -77,7 +78,9 @@ class Publication:
         for name, temporary in list(self._staged.items()):
             path = self._folder / name
             try:
-                path.parent.mkdir(exist_ok=True)
+                if path.parent != self._folder:
+                    self._subfolders.append(path.parent)
+                    path.parent.mkdir(exist_ok=True)
                 is_new = not path.exists()
                 temporary.replace(path)
             except OSError as error:
@@ -96,6 +99,9 @@ class Publication:
         for temporary in self._temporaries:
             with suppress(OSError):  # what cannot be deleted must not hide why it was not committed
                 temporary.unlink(missing_ok=True)
+        for subfolder in self._subfolders:
+            with suppress(OSError):  # there is something in it
+                subfolder.rmdir()
 
 
 def check_subfolder(path: Path, folder: Path) -> None:

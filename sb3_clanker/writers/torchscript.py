@@ -8,9 +8,11 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from typing import Any, cast
+from collections.abc import Mapping
+from typing import Any
 
 import torch as th
+from torch import nn
 
 from sb3_clanker.actor.actor import Actor
 from sb3_clanker.errors import GraphError
@@ -24,7 +26,6 @@ from sb3_clanker.writers.trace import tracing
 
 _NOTES = ".debug_pkl"
 """Where torch keeps stack traces, with paths of this machine."""
-_SEED = 20_260_105
 
 
 class TorchScriptWriter(FurtherWriter):
@@ -40,7 +41,7 @@ class TorchScriptWriter(FurtherWriter):
         with tracing():
             if original.in_full or self._traced is None:
                 self._traced = _Traced(original.copied_actor())
-            module = self._traced.fill(original)
+            module = self._traced.fill(original.tensors)
             file = io.BytesIO()
             th.jit.save(module, file, _extra_files={RECORD: encode(original.metadata).encode()})
         bundle = describe_bundle(original.metadata, original.name)
@@ -72,54 +73,41 @@ def describe_bundle(metadata: PolicyMetadata, name: str) -> dict[str, object]:
 
 
 class _Traced:
-    """An actor as torch has traced it, frozen: its weights are constants, and nothing is left of what it does not use.
+    """An actor as torch has traced it, frozen: nothing is left of what an action does not come from.
 
-    It is frozen once, as torch never forgets a frozen module: its constants are the tensors of the actor themselves.
-    What freezing has computed of weights in advance does not follow them; then it is frozen for each export after all.
+    It is frozen once, as torch never forgets what it has frozen. Its parameters stay parameters, so that nothing is
+    computed of them in advance, and are those of the actor: it is filled by writing into these.
 
     :param actor: of a policy whose ``.onnx`` is proven, so that it branches on no values, which a trace would freeze
     :raises GraphError: it cannot be traced
     """
 
     def __init__(self, actor: Actor) -> None:
+        jit: Any = th.jit
+        _make_parameters_of_buffers(actor.eval())
         self._tensors = actor.tensors()
         try:
-            self._module: Any = (
-                cast("Any", th.jit).trace(actor.eval(), actor.example_inputs(), check_trace=False).eval()
-            )
+            traced = jit.trace(actor, actor.example_inputs(), check_trace=False).eval()
+            frozen = th._C._freeze_module(traced._c, [], True, True)  # jit.freeze has no word for the last
         except Exception as error:  # whatever torch raises
             problem = (str(error).strip() or "no message").splitlines()[0]
             policy = type(actor.policy).__qualname__
             raise GraphError(f"{policy} cannot be traced for TorchScript: {type(error).__name__}: {problem}") from error
-        generator = th.Generator().manual_seed(_SEED)
-        self._scramble(generator)  # equal weights would be merged
-        frozen = _freeze(self._module)
-        self._scramble(generator)
-        self._frozen = frozen if _same(_constants(frozen), _constants(_freeze(self._module))) else None
+        self._module = jit._recursive.wrap_cpp_module(frozen)
 
-    def fill(self, original: Original) -> Any:
+    def fill(self, tensors: Mapping[str, th.Tensor]) -> Any:
         """The frozen module, with live weights."""
         for name, tensor in self._tensors.items():
-            tensor.copy_(original.tensors[name])
-        return self._frozen or _freeze(self._module)
-
-    def _scramble(self, generator: th.Generator) -> None:
-        for tensor in self._tensors.values():
-            if tensor.is_floating_point():
-                tensor.copy_(th.rand(tensor.shape, generator=generator))
+            tensor.copy_(tensors[name])
+        return self._module
 
 
-def _freeze(module: Any) -> Any:
-    return th.jit.freeze(module, optimize_numerics=False)
-
-
-def _constants(module: Any) -> list[th.Tensor]:
-    nodes = module.graph.findAllNodes("prim::Constant")
-    return [node.t("value") for node in nodes if node.hasAttribute("value") and node.kindOf("value") == "t"]
-
-
-def _same(some: list[th.Tensor], others: list[th.Tensor]) -> bool:
-    return len(some) == len(others) and all(map(th.equal, some, others))
+def _make_parameters_of_buffers(actor: Actor) -> None:
+    for module in actor.modules():
+        for name, buffer in module._buffers.copy().items():
+            if buffer is not None:
+                delattr(module, name)
+                module.register_parameter(name, nn.Parameter(buffer, requires_grad=False))
 
 
 def _without_notes(file: io.BytesIO) -> bytes:
