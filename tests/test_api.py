@@ -27,10 +27,11 @@ ClankerError (Exception)
 ClankerWarning (UserWarning)
 ExportOptions(*, opset_version: int = 18, atol: float = 1e-05, rtol: float = 1e-05, n_samples: int | None = None,
         max_latency_ms: float | None = None, channels_last: bool = False, further_outputs: Sequence[FurtherOutput] =
-        (), formats: Sequence[FormatName] = (), observation_names: Labels | Mapping[str, Labels] | None = None,
-        observation_units: Labels | Mapping[str, Labels] | None = None, action_names: Labels | None = None,
-        action_units: Labels | None = None, control_period: float | None = None, test_vectors: int | None = None,
-        target: TargetName | None = None, metadata: Mapping[str, str] = <factory>)
+        (), formats: Sequence[FormatName] = (), c_max_bytes: int = 1000000, c_unproven: bool = False,
+        observation_names: Labels | Mapping[str, Labels] | None = None, observation_units: Labels | Mapping[str,
+        Labels] | None = None, action_names: Labels | None = None, action_units: Labels | None = None, control_period:
+        float | None = None, test_vectors: int | None = None, target: TargetName | None = None, metadata: Mapping[str,
+        str] = <factory>)
 ExportReport: path, size, seconds, validation, metadata
 FileInTheWayError (ClankerError, FileExistsError)
 FilesFailedError (ClankerError, ValueError)
@@ -42,6 +43,7 @@ InferenceError (ClankerError, RuntimeError)
 InnerNormalizationWarning (ClankerWarning)
 LatencyError (ClankerError, ValueError)
 MetadataError (PolicyFileError)
+MissingCompilerError (ClankerError, FileNotFoundError)
 MissingDependencyError (ClankerError, ImportError)
 MissingFileError (ClankerError, FileNotFoundError)
 NoVectorsWarning (ClankerWarning)

@@ -19,6 +19,7 @@ from sb3_clanker.errors import (
     ForeignFileError,
     InferenceError,
     MetadataError,
+    MissingCompilerError,
     MissingDependencyError,
     MissingFileError,
     NonFiniteWeightsError,
@@ -207,6 +208,12 @@ def test_every_warning_is_a_clanker_warning(cls: type[Warning]) -> None:
             WorkerError(_PATH, "died (SIGSEGV)"),
             ChildProcessError,
             f"{_PATH}: the process that worked on it died (SIGSEGV). Try this file alone.",
+        ),
+        (
+            MissingCompilerError(),
+            FileNotFoundError,
+            "There is no C compiler to run a header with. Install one, such as gcc or clang, or name it in the "
+            "environment variable CC.",
         ),
         (
             InferenceError("no memory"),

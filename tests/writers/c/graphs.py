@@ -23,7 +23,7 @@ def graph(
     nodes: Sequence[onnx.NodeProto],
     inputs: Mapping[str, Sequence[int | str]],
     outputs: Mapping[str, Sequence[int | str]],
-    weights: Mapping[str, Array] | None = None,
+    weights: Mapping[str, Any] | None = None,
     *,
     opset: int = 18,
     types: Mapping[str, int] | None = None,

@@ -148,7 +148,7 @@ def _grow() -> _Graph:
     g.case("MatMul", _weights(4), of="grid")
     (turned,) = g.node("Transpose", ["grid"], perm=[0, 2, 1])
     g.case("MatMul", turned, of="grid")
-    kernel = {"kernel_shape": [3, 3]}
+    kernel: dict[str, Any] = {"kernel_shape": [3, 3]}
     g.case("Conv", _weights(4, 2, 3, 3), _weights(4), of="image", **kernel)
     g.case("Conv", _weights(4, 2, 3, 3), of="image", pads=[1, 0, 2, 1], strides=[2, 1], **kernel)
     g.case("Conv", _weights(4, 1, 3, 3), of="image", group=2, dilations=[2, 1], **kernel)
@@ -214,7 +214,7 @@ def answers() -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], str]:
     inputs["x"][:, 3:6] = np.clip(np.round(inputs["x"][:, 3:6] * 2) / 2, -4, 4)  # ties, halves, zeros
     inputs["z"][:, 3:5] = inputs["x"][:, 3:5]
     inputs["x"], inputs["positive"] = np.clip(inputs["x"], -8, 8), np.abs(inputs["positive"])
-    shapes = {name: ("batch", *shape) for name, shape in INPUTS.items()}
+    shapes: dict[str, tuple[int | str, ...]] = {name: ("batch", *shape) for name, shape in INPUTS.items()}
     data = graph(g.nodes, shapes, g.shapes, g.weights, types=None)
     expected = run_onnx(data, inputs)
     data = graph(g.nodes, shapes, {name: ("batch", expected[name].shape[1]) for name in g.shapes}, g.weights)
@@ -301,7 +301,7 @@ def test_what_is_not_a_number_is_never_swallowed() -> None:
          {"k": _ints(0)}, "MaxPool with auto_pad"),
     ],
 )  # fmt: skip
-def test_what_has_no_form_in_c_is_named(nodes: Any, weights: dict[str, np.ndarray], problem: str) -> None:
+def test_what_has_no_form_in_c_is_named(nodes: Any, weights: dict[str, Any], problem: str) -> None:
     """Each node reads what is named, or the last output where the name is empty; the last output goes out."""
     made = [
         helper.make_node("Cast", ["x"], ["double"], to=TensorProto.DOUBLE),

@@ -15,7 +15,7 @@ from sb3_clanker import ExportOptions, OnnxCheckpointCallback, OnnxPolicy, expor
 from sb3_clanker.errors import FormatError, OptionError, ValidationError
 from sb3_clanker.export.exporter import Exporter, ProvenPolicy
 from sb3_clanker.formats.c import open_policy, policy_digest, read_record
-from sb3_clanker.run_folder.names import C_HEADER
+from sb3_clanker.run_folder.names import C_HEADER, FileKind
 from sb3_clanker.sb3.normalization import resolve_normalization
 from sb3_clanker.writers.c import code
 from sb3_clanker.writers.c.writer import CWriter
@@ -38,7 +38,12 @@ def exported(model: Any) -> tuple[Exporter, ProvenPolicy, Original]:
     exporter = Exporter(model, resolve_normalization(model, "auto"), OPTIONS)
     with pytest.MonkeyPatch.context() as patch:
         write = CWriter.write
-        patch.setattr(CWriter, "write", lambda writer, original: originals.append(original) or write(writer, original))
+
+        def seen(writer: CWriter, original: Original) -> dict[FileKind, bytes]:
+            originals.append(original)
+            return write(writer, original)
+
+        patch.setattr(CWriter, "write", seen)
         return exporter, exporter.export(name="best_model"), originals[0]
 
 
