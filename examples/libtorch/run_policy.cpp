@@ -1,4 +1,4 @@
-// Runs NAME_torchscript/policy.pt: reads one observation after another, as numbers, and writes the action for each.
+// Runs NAME_torchscript/policy.pt: reads observations as numbers, one after another, and writes the action for each.
 #include <iostream>
 #include <torch/script.h>
 

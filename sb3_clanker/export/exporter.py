@@ -102,6 +102,7 @@ class Exporter:
         evaluation: EvaluationRecord | None = None,
         checkpoint: CheckpointRecord | None = None,
         name: str = "policy",
+        run: str | None = None,
     ) -> ProvenPolicy:
         """Export the policy as it is now, and prove it.
 
@@ -111,12 +112,13 @@ class Exporter:
         :param evaluation: what made the policy the best, or else the last one before
         :param checkpoint: the other files of the same instant, None where there are none
         :param name: of its files, without a suffix, for formats that say it
+        :param run: name of the training, likewise; None is that of the files
         """
         start = time.perf_counter()
         while True:
             with self._subject.now(self._is_known) as now:
                 try:
-                    return self._export(now, start, evaluation, checkpoint, name)
+                    return self._export(now, start, evaluation, checkpoint, name, run or name)
                 except ValidationError:
                     if now.in_full:
                         raise
@@ -129,6 +131,7 @@ class Exporter:
         evaluation: EvaluationRecord | None,
         checkpoint: CheckpointRecord | None,
         name: str,
+        run: str,
     ) -> ProvenPolicy:
         writer, options = self._writer, self._options
         now.check()
@@ -162,6 +165,7 @@ class Exporter:
         if self._further:
             original = Original(
                 name=name,
+                run=run,
                 data=b"".join(parts),
                 metadata=metadata,
                 vectors=vectors,

@@ -96,7 +96,8 @@ def publish(
             staged = _stage(publication, names, saved)
             if staged or there:
                 record = _record(names, {**staged, **there}, followed=ZIP in there)
-            proven = exporter.export(evaluation=evaluation, checkpoint=record, name=checkpoint.stem)
+            run = folder.resolve().name if saved or there else None
+            proven = exporter.export(evaluation=evaluation, checkpoint=record, name=checkpoint.stem, run=run)
             start = time.perf_counter()
             _stage(publication, names, to_write(proven))
             whole = True

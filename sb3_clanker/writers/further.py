@@ -27,6 +27,7 @@ class Original:
     """A policy whose ``.onnx`` has passed its proof.
 
     :ivar name: of its files, without a suffix
+    :ivar run: name of the training that they are of; of an export by itself, that of the files
     :ivar data: the ``.onnx``, sealed. Its initializers have the names of the actor's tensors: those of
         Stable-Baselines3, behind ``policy.``
     :ivar metadata: its record, sealed
@@ -38,6 +39,7 @@ class Original:
     """
 
     name: str
+    run: str
     data: bytes
     metadata: PolicyMetadata
     vectors: TestVectors | None

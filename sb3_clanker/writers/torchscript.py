@@ -44,18 +44,18 @@ class TorchScriptWriter(FurtherWriter):
             module = self._traced.fill(original.tensors)
             file = io.BytesIO()
             th.jit.save(module, file, _extra_files={RECORD: encode(original.metadata).encode()})
-        bundle = describe_bundle(original.metadata, original.name)
+        bundle = describe_bundle(original.metadata, original.run)
         return {
             TORCHSCRIPT: _without_notes(file),
             TORCHSCRIPT_METADATA: json.dumps(bundle, indent=2, allow_nan=False).encode() + b"\n",
         }
 
 
-def describe_bundle(metadata: PolicyMetadata, name: str) -> dict[str, object]:
+def describe_bundle(metadata: PolicyMetadata, run: str) -> dict[str, object]:
     """What ``metadata.json`` says, for agents that run such bundles.
 
     :param metadata: the record of the policy
-    :param name: of its files
+    :param run: name of the training
     """
     shapes = {spec.key: list(spec.shape[1:]) for spec in metadata.inputs if spec.role == "observation"}
     space = metadata.action_space
@@ -64,7 +64,7 @@ def describe_bundle(metadata: PolicyMetadata, name: str) -> dict[str, object]:
         "obs_shape": shapes.get(None, shapes),
         "action_space": space.n if isinstance(space, DiscreteSpace) else to_fields(space),
         "created": metadata.provenance.created,
-        "run_name": name,
+        "run_name": run,
         "policy_id": metadata.digest,
         "version": metadata.provenance.versions.get("sb3-clanker", ""),
         "framework": "torchscript",

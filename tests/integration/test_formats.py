@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -11,15 +13,20 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from numpy.typing import NDArray
+from stable_baselines3 import SAC
+from stable_baselines3.common.base_class import BaseAlgorithm
 
-from sb3_clanker import ExportOptions, OnnxPolicy, export_policy
-from sb3_clanker.errors import FormatError
+from sb3_clanker import ExportOptions, OnnxCheckpointCallback, OnnxPolicy, export_policy, read_metadata
+from sb3_clanker.errors import FormatError, PublicationError
 from sb3_clanker.formats.format import FormatName, open_format
 from sb3_clanker.policy_file.vectors import TestVectors, read_vectors
 from sb3_clanker.run_folder.names import VECTORS, Checkpoint, running_kind
-from sb3_clanker.runtime.check_vectors import check_vectors
+from sb3_clanker.runtime.check_vectors import check_format, check_vectors
+from sb3_clanker.sb3.normalization import load_statistics
 from tests.integration.test_support_table import contexts, make_case, normalized, raw_observation
+from tests.integration.trainings import states, states_of_formats
 from tests.support import ACTIONS, CASES, Case
+from tests.worlds import BOX_OBSERVATION, assert_same_actions, make_model, predict_raw, spread
 
 FORMATS: tuple[FormatName, ...] = get_args(FormatName)
 REFUSED: dict[tuple[FormatName, str], str] = {}
@@ -48,6 +55,7 @@ def _batches() -> Iterator[int | None]:
 def test_a_format_does_what_stable_baselines3_does(case: Case, tmp_path: Path) -> None:
     model: Any = make_case(case)
     model.learn(60)
+    spread(model, case.kwargs.get("scale", 1.0), seed=5)
     if case.wrapper == "SubprocVecEnv":
         model.get_env().close()
     for name in FORMATS:
@@ -103,3 +111,109 @@ def _apart_on_vectors(policy: OnnxPolicy, vectors: TestVectors, unit: NDArray[np
 
 def _apart(got: NDArray[Any], expected: NDArray[Any]) -> float:
     return float(np.abs(got.astype(np.float64) - expected).max())
+
+
+# In trainings -------------------------------------------------------------------------------------------------------
+
+
+def _train(folder: Path, steps: int, model: BaseAlgorithm | None = None, **kwargs: Any) -> BaseAlgorithm:
+    model = model or make_model(SAC, normalize=True)
+    callback = OnnxCheckpointCallback(
+        folder,
+        save_freq=20,
+        save_final=False,
+        on_error="raise",
+        options=ExportOptions(formats=FORMATS, test_vectors=2),
+        **kwargs,
+    )
+    return model.learn(steps, callback=callback, reset_num_timesteps=model.num_timesteps == 0)
+
+
+def _entries(folder: Path) -> set[str]:
+    """Files and folders of numbered checkpoints, by the number of timesteps."""
+    return {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+
+
+def _expected(*steps: int) -> set[str]:
+    checkpoints = [Checkpoint.numbered("rl_model", step) for step in steps]
+    return {entry for each in checkpoints for entry in each.entries if "replay_buffer" not in entry}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, BaseAlgorithm]:
+    """A folder of a training with all formats, whose two newest checkpoints are kept."""
+    folder = tmp_path_factory.mktemp("trained") / "arm_1"
+    return folder, _train(folder, 60, keep_last=2)
+
+
+@pytest.fixture
+def folder(trained: tuple[Path, BaseAlgorithm], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained[0], tmp_path / "arm_1", copy_function=shutil.copy2))
+
+
+def test_each_checkpoint_of_a_training_is_whole_in_every_format(trained: tuple[Path, BaseAlgorithm]) -> None:
+    folder, _ = trained
+    assert _entries(folder) == _expected(40, 60)
+    for steps in (40, 60):
+        policy = folder / f"rl_model_{steps}_steps.onnx"
+        assert set(states(policy).values()) == set(states_of_formats(policy).values()) == {"matched"}
+        vectors = read_vectors(policy.with_suffix(".vectors.json"))
+        saved = SAC.load(policy.with_suffix(".zip"), device="cpu")
+        statistics = load_statistics(folder / f"rl_model_vecnormalize_{steps}_steps.pkl")
+        for name in FORMATS:
+            runner = open_format(name, (folder / Checkpoint(policy.stem).files[running_kind(name)]).read_bytes())
+            assert check_format(runner, read_metadata(policy).digest, vectors).n_cases == 2
+            loaded = OnnxPolicy.from_runner(runner, read_metadata(policy))
+            assert_same_actions(
+                lambda observation, loaded=loaded: loaded.predict(observation)[0],  # type: ignore[misc]
+                lambda observation: predict_raw(saved, observation, statistics),  # noqa: B023
+                BOX_OBSERVATION,
+                saved.action_space,
+            )
+    bundle = json.loads((folder / "rl_model_60_steps_torchscript" / "metadata.json").read_text())
+    assert (bundle["run_name"], bundle["algo"]) == ("arm_1", "SAC")
+
+
+def test_a_training_that_goes_on_deletes_the_folders_of_old_checkpoints_and_nothing_else_in_them(
+    trained: tuple[Path, BaseAlgorithm], folder: Path
+) -> None:
+    notes = folder / "rl_model_60_steps_torchscript" / "notes.txt"
+    notes.write_text("mine")
+    model = SAC.load(folder / "rl_model_60_steps.zip", env=trained[1].get_env(), device="cpu")
+    _train(folder, 40, model, keep_last=2)
+    assert _entries(folder) == _expected(80, 100) | {notes.parent.name}
+    assert [path.name for path in notes.parent.iterdir()] == ["notes.txt"]
+
+
+def test_a_training_that_begins_anew_moves_folders_out_of_its_way(folder: Path) -> None:
+    _train(folder, 40)
+    assert _entries(folder) == _expected(20, 40) | {"previous_1"}
+    assert _entries(folder / "previous_1") == _expected(40, 60)
+    for policy in (folder / "previous_1").glob("*.onnx"):
+        assert set(states_of_formats(policy).values()) == {"matched"}
+
+
+@pytest.mark.parametrize("what", ["file", "link"])
+def test_what_is_no_folder_is_never_written_through(what: str, folder: Path, tmp_path: Path) -> None:
+    bundle, elsewhere = folder / "policy_torchscript", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    if what == "file":
+        bundle.write_text("mine")
+    else:
+        bundle.symlink_to(elsewhere, target_is_directory=True)
+    model = make_model(SAC)
+    before = _entries(folder)
+    with pytest.raises(PublicationError, match="policy_torchscript is no folder"):
+        export_policy(model, folder / "policy.onnx", options=ExportOptions(formats=("torchscript",)))
+    assert _entries(folder) == before
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_a_folder_that_got_no_file_is_not_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path, target: Path) -> Path:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(PublicationError, match="disk full"):
+        export_policy(make_model(SAC), tmp_path / "policy.onnx", options=ExportOptions(formats=("torchscript",)))
+    assert list(tmp_path.iterdir()) == []
