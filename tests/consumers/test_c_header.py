@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from sb3_clanker import OnnxPolicy
 from sb3_clanker.formats.c import open_policy, read_record
 from sb3_clanker.policy_file.reading import read_policy_file
 from sb3_clanker.policy_file.vectors import read_vectors
@@ -68,6 +70,22 @@ def test_every_level_of_optimization_will_do(folder: Path, compiler: str, optimi
 @pytest.mark.slow
 def test_sanitizers_are_silent_on_images_too(folder: Path) -> None:
     _test(folder, list(KINDS), "gcc", "-std=c99", "-O1", *SANITIZERS)
+
+
+def test_the_program_of_the_documentation_runs(policies: Path, tmp_path: Path) -> None:
+    document = (Path(__file__).parents[2] / "docs" / "c.md").read_text()
+    program = re.search(r"<!-- main\.c: begin -->\n```c\n(.*?)```\n", document, re.DOTALL)
+    command = re.search(r"^cc -std=c99 .*$", document, re.MULTILINE)
+    assert program is not None
+    assert command is not None
+    file = read_policy_file(policies / "cartpole.onnx")
+    (tmp_path / "best_model.h").write_text(Header(file.data, file.metadata, "best_model").text())
+    (tmp_path / "main.c").write_text(program[1])
+    require_tool("cc", "apt-get install gcc")
+    subprocess.run([*command[0].split(), *WARNINGS], cwd=tmp_path, check=True)
+    done = subprocess.run([tmp_path / "main"], capture_output=True, text=True, check=True)
+    action, _ = OnnxPolicy.from_file(file).predict(np.array([0.01, 0.0, 0.02, 0.0], np.float32))
+    assert done.stdout == f"push to the {'right' if action == 1 else 'left'}\n"
 
 
 @pytest.mark.parametrize("kind", SMALL)
