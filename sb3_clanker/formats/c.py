@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shlex
@@ -10,6 +11,7 @@ import subprocess
 import tempfile
 import weakref
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +30,7 @@ _LONGEST = 600.0
 """Seconds that compiling may take, or running."""
 _LINE = 110
 _RECORD = re.compile(rb"^ \* The record of the policy:\n((?: \* .*\n)+?) \*/$", re.MULTILINE)
+_SEAL = re.compile(rb"/\* SHA-256 of all before: ([0-9a-f]{64}) \*/\n\Z")
 _STEP = re.compile(rb"^static inline void (\w+)_step\($", re.MULTILINE)
 _TYPES = {"float32": "float", "uint8": "uint8_t", "bool": "bool"}
 
@@ -47,15 +50,24 @@ def _escape(document: str) -> str:
     return "".join(f"\\u{ord(char):04x}" if char in "*?" else char for char in document)
 
 
+def seal(text: str) -> bytes:
+    """A header whose last line shows whether it was changed afterwards."""
+    data = text.encode()
+    return data + f"/* SHA-256 of all before: {hashlib.sha256(data).hexdigest()} */\n".encode()
+
+
 def read_record(data: bytes) -> PolicyMetadata:
     """The record in the bytes of a header.
 
-    :raises PolicyFileError: it holds none, or is damaged
+    :raises PolicyFileError: it holds none, or the header is not as it was written
     """
-    match = _RECORD.search(data)
+    data = data.replace(b"\r\n", b"\n")  # as version control may have changed it
+    match, found = _RECORD.search(data), _SEAL.search(data)
     if match is None:
         problem = "there is no record in it: not a policy of this package. Export it with sb3_clanker."
         raise PolicyFileError(None, problem)
+    if found is None or hashlib.sha256(data[: found.start()]).hexdigest() != found[1].decode():
+        raise PolicyFileError(None, "it was changed since it was written: its last line does not fit the others.")
     try:
         text = "".join(line[3:] for line in match[1].decode().splitlines())
     except UnicodeDecodeError as error:
@@ -70,7 +82,11 @@ def policy_digest(path: Path) -> str:
 
 def find_compiler() -> list[str] | None:
     """The command of a C compiler of this machine: what the environment variable ``CC`` says, or one by its name."""
-    if given := shlex.split(os.environ.get("CC", "")):
+    try:
+        given = shlex.split(os.environ.get("CC", ""))
+    except ValueError:  # quotes that do not close
+        return None
+    if given:
         return given if shutil.which(given[0]) else None
     return next(([name] for name in _COMPILERS if shutil.which(name)), None)
 
@@ -107,11 +123,12 @@ class _Program:
     def __init__(self, data: bytes, main: str, record: PolicyMetadata, compiler: list[str]) -> None:
         self._inputs, self._outputs = _row(record.inputs), _row(record.outputs)
         self._axes = {spec.name: spec.shape.index(BATCH) for spec in (*record.inputs, *record.outputs)}
-        self._folder = folder = Path(tempfile.mkdtemp(prefix="sb3_clanker-"))
-        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-        (folder / "policy.h").write_bytes(data)
-        (folder / "main.c").write_text(main)
-        _call([*compiler, *_FLAGS, "main.c", "-o", "policy", "-lm"], folder, "compile")
+        with _typed("compiled"):
+            self._folder = folder = Path(tempfile.mkdtemp(prefix="sb3_clanker-"))
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+            (folder / "policy.h").write_bytes(data)
+            (folder / "main.c").write_text(main)
+            _call([*compiler, *_FLAGS, "main.c", "-o", "policy", "-lm"], folder, "compile")
 
     def run(self, names: list[str], inputs: dict[str, Array], /) -> list[Array]:
         folder = self._folder
@@ -119,9 +136,10 @@ class _Program:
         rows = np.zeros(len(next(iter(arrays.values()))), self._inputs)
         for name, array in arrays.items():
             rows[name] = array
-        rows.tofile(folder / "in")
-        _call([str(folder / "policy"), "in", "out"], folder, "run")
-        answers = np.fromfile(folder / "out", self._outputs)
+        with _typed("run"):
+            rows.tofile(folder / "in")
+            _call([str(folder / "policy"), "in", "out"], folder, "run")
+            answers = np.fromfile(folder / "out", self._outputs)
         if len(answers) != len(rows):
             raise PolicyFileError(None, f"it gave {len(answers)} answers to {len(rows)} observations.")
         return [np.moveaxis(answers[name], 0, self._axes[name]) for name in names]
@@ -161,13 +179,19 @@ int main(int argc, char **argv)
 """
 
 
-def _call(command: list[str], folder: Path, what: str) -> None:
+@contextmanager
+def _typed(what: str) -> Iterator[None]:
+    """Whatever the machine refuses: memory of a disk, a program, the time that it takes."""
     try:
-        done = subprocess.run(  # noqa: S603 - a compiler of this machine, or what it has made
-            command, cwd=folder, capture_output=True, stdin=subprocess.DEVNULL, check=False, timeout=_LONGEST
-        )
+        yield
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise PolicyFileError(None, f"{command[0]} cannot {what} it: {one_line(error)}.") from error
+        raise PolicyFileError(None, f"it cannot be {what}: {one_line(error)}.") from error
+
+
+def _call(command: list[str], folder: Path, what: str) -> None:
+    done = subprocess.run(  # noqa: S603 - a compiler of this machine, or what it has made
+        command, cwd=folder, capture_output=True, stdin=subprocess.DEVNULL, check=False, timeout=_LONGEST
+    )
     if done.returncode != 0:
         said = (done.stderr.decode(errors="replace").strip() or f"it ended with {done.returncode}").splitlines()
         problem = next((line for line in said if "error" in line), said[0])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sb3_clanker import OnnxPolicy
-from sb3_clanker.formats.c import open_policy, read_record
+from sb3_clanker.formats.c import open_policy, read_record, seal
 from sb3_clanker.policy_file.reading import read_policy_file
 from sb3_clanker.policy_file.vectors import read_vectors
 from sb3_clanker.writers.c.header import Header
@@ -30,7 +30,7 @@ def folder(policies: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for kind in KINDS:
         file = read_policy_file(policies / f"{kind}.onnx")
         vectors = read_vectors(policies / f"{kind}.vectors.json")
-        (folder / f"{kind}.h").write_text(Header(file.data, file.metadata, kind).text(vectors))
+        (folder / f"{kind}.h").write_bytes(seal(Header(file.data, file.metadata, kind).text(vectors)))
     return folder
 
 

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from onnx import helper
 
 from sb3_clanker.errors import MissingCompilerError, PolicyFileError
-from sb3_clanker.formats.c import compile_header, find_compiler, open_policy, policy_digest, read_record
+from sb3_clanker.formats.c import compile_header, find_compiler, open_policy, policy_digest, read_record, seal
 from sb3_clanker.writers.c.header import Header
 from tests.writers.c.graphs import describe, graph
 
@@ -23,7 +23,14 @@ def header() -> bytes:
     data = graph([helper.make_node("Tanh", ["obs"], ["action"])], {"obs": ("batch", 1)}, {"action": ("batch", 1)})
     record = describe(data)
     record = replace(record, outputs=(replace(record.outputs[0], role="action"),))
-    return Header(data, record, "policy").text().encode()
+    return seal(Header(data, record, "policy").text())
+
+
+def _change(header: bytes, old: bytes, new: bytes) -> bytes:
+    """A header that was changed, and sealed again."""
+    text = header[: header.index(b"/* SHA-256")]
+    assert old in text
+    return seal(text.replace(old, new).decode("utf-8", "surrogateescape"))
 
 
 def test_runs_on_its_record_alone(header: bytes) -> None:
@@ -44,7 +51,6 @@ def test_tells_its_digest(header: bytes, tmp_path: Path) -> None:
     [
         (b" * The record of the policy:", b" * Nothing:", "there is no record in it"),
         (b'"algorithm": "PPO"', b'"algorithm": 3', "the record in the file is damaged"),
-        (b'"algorithm": "PPO"', b'"algorithm": "P\xff"', "its record is damaged: 'utf-8' codec"),
         (b"policy_step(\n", b"policy_stop(\n", "no function in it that chooses an action"),
         (b"tanhf(", b"tanhg(", "cannot compile it: .*tanhg"),
         (b"    float action[1])", b"    double action[1])", "cannot compile it: .*incompatible"),
@@ -52,9 +58,25 @@ def test_tells_its_digest(header: bytes, tmp_path: Path) -> None:
     ],
 )
 def test_a_header_that_is_damaged(header: bytes, old: bytes, new: bytes, problem: str) -> None:
-    assert old in header
     with pytest.raises(PolicyFileError, match=problem):
-        open_policy(header.replace(old, new)).run(["action"], {"obs": np.zeros((1, 1), np.float32)})
+        open_policy(_change(header, old, new)).run(["action"], {"obs": np.zeros((1, 1), np.float32)})
+
+
+def test_a_change_shows(header: bytes) -> None:
+    assert read_record(header.replace(b"\n", b"\r\n")) == read_record(header)
+    for changed in (
+        header.replace(b"tanhf", b"coshf"),
+        header + b"\n",
+        header[:-1],
+        header.replace(b"SHA-256", b"SHA"),
+    ):
+        with pytest.raises(PolicyFileError, match=r"it was changed since it was written"):
+            read_record(changed)
+    for index in np.random.default_rng(0).integers(0, len(header), 300):
+        damaged = bytearray(header)
+        damaged[index] ^= 1
+        with pytest.raises(PolicyFileError):
+            read_record(bytes(damaged))
 
 
 def test_answers_that_are_not_enough(header: bytes) -> None:
@@ -76,6 +98,8 @@ def test_finds_the_compiler_that_is_named(monkeypatch: pytest.MonkeyPatch, heade
     monkeypatch.setenv("CC", f"'{noted}' -O0")
     open_policy(header)
     assert re.search(r"^-O0 -std=c99 .*main\.c", (tmp_path / "seen").read_text())
+    monkeypatch.setenv("CC", "'cc")
+    assert find_compiler() is None
     monkeypatch.setenv("CC", "no-such-compiler")
     assert find_compiler() is None
     with pytest.raises(MissingCompilerError, match="There is no C compiler to run a header with"):
@@ -90,14 +114,20 @@ def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch, header: bytes, tmp_
         open_policy(header)
 
 
+def test_a_disk_without_room(monkeypatch: pytest.MonkeyPatch, header: bytes, tmp_path: Path) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
+    with pytest.raises(PolicyFileError, match=r"it cannot be compiled: .*No such file or directory"):
+        open_policy(header)
+
+
 def test_a_compiler_that_ends_badly(monkeypatch: pytest.MonkeyPatch, header: bytes, tmp_path: Path) -> None:
     bad = tmp_path / "bad"
     bad.write_text("no program\n")
     bad.chmod(0o755)
     monkeypatch.setenv("CC", str(bad))
-    with pytest.raises(PolicyFileError, match="bad cannot compile it"):
+    with pytest.raises(PolicyFileError, match=r"it cannot be compiled: .*bad"):
         open_policy(header)
-    bad.write_text("#!/bin/sh\nsleep 60\n")
+    bad.write_text("#!/bin/sh\nexec sleep 60\n")
     monkeypatch.setattr("sb3_clanker.formats.c._LONGEST", 0.01)
-    with pytest.raises(PolicyFileError, match=r"cannot compile it: .*timed out"):
+    with pytest.raises(PolicyFileError, match=r"it cannot be compiled: .*timed out"):
         open_policy(header)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sb3_clanker.actor.actor import Actor
 from sb3_clanker.errors import FormatError
-from sb3_clanker.formats.c import find_compiler
+from sb3_clanker.formats.c import find_compiler, seal
 from sb3_clanker.options import ExportOptions
 from sb3_clanker.run_folder.names import C_HEADER, FileKind
 from sb3_clanker.writers.c.graph import UnsupportedError
@@ -41,5 +41,4 @@ class CWriter(FurtherWriter):
                 f"it has {header.n_constant_bytes:,} bytes of weights, and c_max_bytes is {most:,}",
                 "Use a smaller network, or ask for more bytes.",
             )
-        text = header.text(original.vectors, unproven=self.unproven())
-        return {C_HEADER: text.encode()}
+        return {C_HEADER: seal(header.text(original.vectors, unproven=self.unproven()))}

@@ -12,7 +12,7 @@ import pytest
 from msgspec.structs import replace
 from onnx import TensorProto, helper
 
-from sb3_clanker.formats.c import compile_header, read_record
+from sb3_clanker.formats.c import compile_header, read_record, seal
 from sb3_clanker.policy_file.record import PolicyMetadata
 from sb3_clanker.policy_file.vectors import TestVectors, VectorCase, VectorInput, VectorOutput
 from sb3_clanker.writers.c.header import Header
@@ -162,7 +162,7 @@ def test_the_record_is_read_back_whole() -> None:
     record = replace(record, inputs=(spec,), outputs=(action,), algorithm=text)
     small = graph([helper.make_node("Tanh", ["obs"], ["action"])], {"obs": ("batch", 1)}, {"action": ("batch", 1)})
     header = Header(small, record, "policy").text()
-    assert read_record(header.encode()) == record
+    assert read_record(seal(header)) == record
     assert max(map(len, header.splitlines())) < 400
     assert hostile.inputs[0].meaning in HOSTILE
 
