@@ -56,28 +56,29 @@ def seal(text: str) -> bytes:
     return data + f"/* SHA-256 of all before: {hashlib.sha256(data).hexdigest()} */\n".encode()
 
 
-def read_record(data: bytes) -> PolicyMetadata:
+def read_record(data: bytes, path: Path | None = None) -> PolicyMetadata:
     """The record in the bytes of a header.
 
+    :param path: where they come from, for messages
     :raises PolicyFileError: it holds none, or the header is not as it was written
     """
     data = data.replace(b"\r\n", b"\n")  # as version control may have changed it
     match, found = _RECORD.search(data), _SEAL.search(data)
     if match is None:
         problem = "there is no record in it: not a policy of this package. Export it with sb3_clanker."
-        raise PolicyFileError(None, problem)
+        raise PolicyFileError(path, problem)
     if found is None or hashlib.sha256(data[: found.start()]).hexdigest() != found[1].decode():
-        raise PolicyFileError(None, "it was changed since it was written: its last line does not fit the others.")
+        raise PolicyFileError(path, "it was changed since it was written: its last line does not fit the others.")
     try:
         text = "".join(line[3:] for line in match[1].decode().splitlines())
     except UnicodeDecodeError as error:
-        raise PolicyFileError(None, f"its record is damaged: {error}.") from error
-    return decode_record(text)
+        raise PolicyFileError(path, f"its record is damaged: {error}.") from error
+    return decode_record(text, path=path)
 
 
 def policy_digest(path: Path) -> str:
     """The digest of the policy file that a header belongs to."""
-    return read_record(read_file(path, "C header")).digest
+    return read_record(read_file(path, "C header"), path).digest
 
 
 def find_compiler() -> list[str] | None:
