@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch as th
-from torch import nn
 
 from sb3_clanker.actor.actor import Actor
 from sb3_clanker.errors import GraphError
@@ -75,25 +74,23 @@ def describe_bundle(metadata: PolicyMetadata, run: str) -> dict[str, object]:
 class _Traced:
     """An actor as torch has traced it, frozen: nothing is left of what an action does not come from.
 
-    It is frozen once, as torch never forgets what it has frozen. Its parameters stay parameters, so that nothing is
-    computed of them in advance, and are those of the actor: it is filled by writing into these.
+    It is frozen once, as torch never forgets what it has frozen. The tensors that an action comes from stay what they
+    are, so that nothing is computed of them in advance, and are those of the actor: it is filled by writing into these.
 
     :param actor: of a policy whose ``.onnx`` is proven, so that it branches on no values, which a trace would freeze
     :raises GraphError: it cannot be traced
     """
 
     def __init__(self, actor: Actor) -> None:
-        jit: Any = th.jit
-        _make_parameters_of_buffers(actor.eval())
         self._tensors = actor.tensors()
+        jit: Any = th.jit
         try:
-            traced = jit.trace(actor, actor.example_inputs(), check_trace=False).eval()
-            frozen = th._C._freeze_module(traced._c, [], True, True)  # jit.freeze has no word for the last
+            traced = jit.trace(actor.eval(), actor.example_inputs(), check_trace=False).eval()
+            self._module = jit.freeze(traced, preserved_attrs=_used(traced), optimize_numerics=False)
         except Exception as error:  # whatever torch raises
             problem = (str(error).strip() or "no message").splitlines()[0]
             policy = type(actor.policy).__qualname__
             raise GraphError(f"{policy} cannot be traced for TorchScript: {type(error).__name__}: {problem}") from error
-        self._module = jit._recursive.wrap_cpp_module(frozen)
 
     def fill(self, tensors: Mapping[str, th.Tensor]) -> Any:
         """The frozen module, with live weights."""
@@ -102,12 +99,16 @@ class _Traced:
         return self._module
 
 
-def _make_parameters_of_buffers(actor: Actor) -> None:
-    for module in actor.modules():
-        for name, buffer in module._buffers.copy().items():
-            if buffer is not None:
-                delattr(module, name)
-                module.register_parameter(name, nn.Parameter(buffer, requires_grad=False))
+def _used(traced: Any) -> list[str]:
+    """Names of the tensors that a traced module computes with."""
+
+    def path(value: Any) -> list[str]:
+        node = value.node()
+        return [*path(node.inputsAt(0)), node.s("name")] if node.kind() == "prim::GetAttr" else []
+
+    graph = traced.inlined_graph  # kept by this name, or its nodes are gone
+    found = {".".join(path(node.output())) for node in graph.findAllNodes("prim::GetAttr")}
+    return [name for name, _ in (*traced.named_parameters(), *traced.named_buffers()) if name in found]
 
 
 def _without_notes(file: io.BytesIO) -> bytes:

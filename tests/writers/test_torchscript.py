@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import zipfile
+from dataclasses import replace as replaced
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from gymnasium import spaces
 from msgspec.structs import replace
 from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
 import sb3_clanker
 from sb3_clanker import ExportOptions, OnnxPolicy, export_policy
@@ -37,8 +39,7 @@ OPTIONS = ExportOptions(formats=("torchscript",), n_samples=8)
 
 
 def _exporter(model: BaseAlgorithm, **options: Any) -> Exporter:
-    options = {"formats": ("torchscript",), "n_samples": 8} | options
-    return Exporter(model, resolve_normalization(model, "auto"), ExportOptions(**options))
+    return Exporter(model, resolve_normalization(model, "auto"), replaced(OPTIONS, **options))
 
 
 def _policy(proven: ProvenPolicy) -> OnnxPolicy:
@@ -81,6 +82,31 @@ def test_what_a_trace_bakes_in_is_traced_again(traces: list[object]) -> None:
     got = _policy(exporter.export()).predict(OBSERVATIONS)[0]
     np.testing.assert_allclose(got, predict_raw(model, OBSERVATIONS), atol=1e-6)
     assert len(traces) == 2
+
+
+class _Counting(BaseFeaturesExtractor):
+    """Counts its calls in a buffer, and normalizes by what it keeps in one."""
+
+    def __init__(self, observation_space: spaces.Box) -> None:
+        super().__init__(observation_space, 3)
+        self.register_buffer("n_calls", th.zeros(()))
+        self.register_buffer("spread", th.ones(3), persistent=False)
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        self.get_buffer("n_calls").add_(1)
+        return observations / th.sqrt(self.get_buffer("spread") + 0.5)
+
+
+def test_buffers_of_code_of_the_users_are_live_too(traces: list[object]) -> None:
+    kwargs = {"features_extractor_class": _Counting, "net_arch": [8]}
+    model: Any = make_model(DQN, action_space=spaces.Discrete(4), policy_kwargs=kwargs)
+    exporter, answers = _exporter(model), set()
+    for value in (1.0, 9.0, 0.1):
+        model.policy.q_net.features_extractor.spread.fill_(value)
+        got = _policy(exporter.export()).predict(OBSERVATIONS)[0]
+        assert got.tolist() == predict_raw(model, OBSERVATIONS).tolist()
+        answers.add(got.tobytes())
+    assert (len(answers), len(traces)) == (3, 1)
 
 
 def test_a_file_with_wrong_weights_is_refused_by_name_and_nothing_is_written(
