@@ -38,13 +38,14 @@ def width_of(kind: str) -> int:
 class Code:
     """Lines that are written one after another.
 
+    :param prefix: what all names of the header begin with
     :param pointer: the address of a tensor, as an expression
     :ivar lines: what was written
     :ivar helpers: names of the small functions that were called
     """
 
-    def __init__(self, pointer: Callable[[Tensor], str]) -> None:
-        self._pointer = pointer
+    def __init__(self, prefix: str, pointer: Callable[[Tensor], str]) -> None:
+        self._prefix, self._pointer = prefix, pointer
         self._depth = 0
         self.lines: list[str] = []
         self.helpers: dict[str, None] = {}
@@ -85,7 +86,7 @@ class Code:
     def helper(self, name: str) -> str:
         """Say that a function of :data:`sb3_clanker.writers.c.helpers.HELPERS` is called; its name, to call it by."""
         self.helpers[name] = None
-        return f"@{name}"
+        return f"{self._prefix}_{name}"
 
 
 def index(*terms: tuple[str, int], offset: int = 0) -> str:

@@ -40,7 +40,7 @@ class Header:
         self._names = parameters([spec.name for spec in specs], self._prefix)
         self._memory = lay_out(self._graph, IN_PLACE)
         self._constants: dict[str, Tensor] = {}
-        self._code = Code(self._pointer)
+        self._code = Code(self._prefix, self._pointer)
         self._step()
 
     @property
@@ -66,7 +66,7 @@ class Header:
         yield from self._facts()
         yield from self._arrays()
         yield from definitions(self._code.helpers, self._prefix)
-        yield from (line.replace("@", f"{self._prefix}_") for line in self._code.lines)
+        yield from self._code.lines
         yield from ("", f"#ifdef {self._macro}_SELF_TEST", "")
         if vectors is None:
             yield "#error this policy was exported without test vectors: export it with test_vectors=16"

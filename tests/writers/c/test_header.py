@@ -34,6 +34,7 @@ HOSTILE = [
     "two words",
     "two-words",
     "two_words",
+    "@",
     "x0",
     "y",
     "total",
