@@ -30,7 +30,7 @@ ceil ceilf cos cosf erf erff exp expf expm1 expm1f fabs fabsf floor floorf fmod 
 rint rintf sin sinf sqrt sqrtf tanh tanhf
 """
 _VARIABLES = """
-best bias c_next cell count factor gate h_next hidden largest lost mean row scale top total variance
+best bias c_next cell count factor gate h_next hidden largest lost mean part row scale top total variance
 """
 """Within the function that is generated, beside those of one letter."""
 _TAKEN = frozenset(f"{_KEYWORDS}{_MACROS}{_FUNCTIONS}{_VARIABLES}".split())

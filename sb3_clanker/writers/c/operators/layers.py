@@ -93,13 +93,15 @@ def conv(node: Node, code: Code) -> None:
         channel = loops.enter_context(code.loop("c", n_out))
         at = window.positions(code, loops, output.shape[2:])
         code.line(f"float total = {'0.0f' if bias is None else f'bias[{index((channel, 1))}]'};")
-        with ExitStack() as within:
-            depth = within.enter_context(code.loop("d", n_in))
-            taps, inside = window.taps(code, within)
-            first = index((f"({channel} / {n_out // groups})", n_in * x_strides[1])) if groups > 1 else "0"
-            source = index((first, 1), (depth, x_strides[1]), *zip(inside, x_strides[2:], strict=True))
-            factor = index((channel, w_strides[0]), (depth, w_strides[1]), *zip(taps, w_strides[2:], strict=True))
-            code.line(f"total += x[{source}] * w[{factor}];")
+        with code.loop("d", n_in) as depth:
+            code.line("float part = 0.0f;")  # a sum of sums is rounded less than one long sum
+            with ExitStack() as within:
+                taps, inside = window.taps(code, within)
+                first = index((f"({channel} / {n_out // groups})", n_in * x_strides[1])) if groups > 1 else "0"
+                source = index((first, 1), (depth, x_strides[1]), *zip(inside, x_strides[2:], strict=True))
+                factor = index((channel, w_strides[0]), (depth, w_strides[1]), *zip(taps, w_strides[2:], strict=True))
+                code.line(f"part += x[{source}] * w[{factor}];")
+            code.line("total += part;")
         code.line(f"y[{index((channel, y_strides[1]), *zip(at, y_strides[2:], strict=True))}] = total;")
 
 
