@@ -1,23 +1,17 @@
 """Which formats there are beside ONNX, and how a file of each is opened.
 
-The ``.onnx`` is the first: what it is proven by proves the others too. A further format is a module beside this one,
-which reads its files, and one in ``writers/``, which writes them.
+The ``.onnx`` is the first: what it is proven by proves the others too. A further format is a module of its name beside
+this one, which reads its files, and one in ``writers/``, which writes them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
 from typing import Literal
 
-from sb3_clanker.formats import c, torchscript
 from sb3_clanker.runtime.session import Runner
 
 FormatName = Literal["c", "torchscript"]
-
-_OPEN: dict[FormatName, Callable[[bytes], Runner]] = {
-    "c": c.open_policy,
-    "torchscript": torchscript.open_policy,
-}
 
 
 def open_format(name: FormatName, data: bytes) -> Runner:
@@ -28,5 +22,7 @@ def open_format(name: FormatName, data: bytes) -> Runner:
     :param data: the bytes of the file that runs
     :raises PolicyFileError: it cannot be opened
     :raises MissingDependencyError: a package that it needs is not installed
+    :raises MissingCompilerError: it needs a compiler, and there is none
     """
-    return _OPEN[name](data)
+    runner: Runner = importlib.import_module(f"sb3_clanker.formats.{name}").open_policy(data)
+    return runner

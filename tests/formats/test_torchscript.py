@@ -82,6 +82,14 @@ def test_every_flipped_bit_is_a_typed_error_or_changes_nothing_that_runs(bundle:
     assert n_refused > 100
 
 
+def test_a_file_that_unpacks_without_end_is_refused_before_it_does(bundle: Path) -> None:
+    path = bundle / "policy.pt"
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/extra/zeros", bytes(1 << 24))
+    with pytest.raises(PolicyFileError, match="it holds more than a file of its size can"):
+        policy_digest(path)
+
+
 def test_a_module_of_somebody_else_is_refused(bundle: Path) -> None:
     _edit(bundle / "policy.pt", lambda name, content: None if name.endswith(RECORD) else content)
     with pytest.raises(PolicyFileError, match=r"policy\.pt: there is no record in it: not a policy of this package"):
