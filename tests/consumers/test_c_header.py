@@ -18,7 +18,7 @@ from tests.consumers.conftest import KINDS
 from tests.consumers.tools import require_tool
 
 WARNINGS = ("-Wall", "-Wextra", "-Wshadow", "-pedantic", "-Werror")
-SANITIZERS = ("-g", "-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all")
+SANITIZERS = ("-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all")
 SMALL = [kind for kind in KINDS if kind not in ("image", "camera", "dict")]
 """Those without a convolution, whose weights take a compiler seconds."""
 
