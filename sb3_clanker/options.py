@@ -57,8 +57,10 @@ class ExportOptions:
     :param outside_margin: by what part of its range (maximum less minimum) a component may leave what training saw
         before ``"outside"`` says so, 0 to 100
     :param formats: formats in which the policy is written beside the ``.onnx``, each proven as that is:
-        ``"torchscript"`` (``NAME_torchscript/policy.pt`` and ``metadata.json``), ``"weights"`` (``NAME.safetensors``);
-        none by default
+        ``"torchscript"`` (``NAME_torchscript/policy.pt`` and ``metadata.json``), ``"c"`` (``NAME.h``), ``"weights"``
+        (``NAME.safetensors``); none by default
+    :param c_max_bytes: the most bytes of weights for which a header in C is written; its text is four times as long
+    :param c_unproven: whether to write a header in C also where there is no C compiler to prove it by
     :param observation_names: names of the components of an observation, for those who wire a robot: one for each
         element of a Box, for each category of a Discrete space; of a Dict space, a mapping of such by key
     :param observation_units: the same for units
@@ -94,6 +96,8 @@ class ExportOptions:
     further_outputs: Sequence[FurtherOutput] = ()
     outside_margin: float = 0.1
     formats: Sequence[FormatName] = ()
+    c_max_bytes: int = 1_000_000
+    c_unproven: bool = False
     observation_names: Labels | Mapping[str, Labels] | None = None
     observation_units: Labels | Mapping[str, Labels] | None = None
     action_names: Labels | None = None
@@ -117,7 +121,9 @@ class ExportOptions:
                 raise OptionError(option, value, "a positive integer, or None")
             if value is not None and value > _MOST:
                 raise OptionError(option, value, f"{_MOST:,} at most, or None")
-        for option in ("channels_last", "observation_ranges"):
+        if type(self.c_max_bytes) is not int or self.c_max_bytes < 1:
+            raise OptionError("c_max_bytes", self.c_max_bytes, "a positive integer")
+        for option in ("channels_last", "observation_ranges", "c_unproven"):
             if not isinstance(value := getattr(self, option), bool):
                 raise OptionError(option, value, "True or False")
         for option, names in (("further_outputs", FurtherOutput), ("formats", FormatName)):

@@ -27,11 +27,11 @@ ClankerError (Exception)
 ClankerWarning (UserWarning)
 ExportOptions(*, opset_version: int = 18, atol: float = 1e-05, rtol: float = 1e-05, n_samples: int | None = None,
         max_latency_ms: float | None = None, channels_last: bool = False, further_outputs: Sequence[FurtherOutput] =
-        (), outside_margin: float = 0.1, formats: Sequence[FormatName] = (), observation_names: Labels | Mapping[str,
-        Labels] | None = None, observation_units: Labels | Mapping[str, Labels] | None = None, action_names: Labels |
-        None = None, action_units: Labels | None = None, control_period: float | None = None, observation_ranges: bool
-        = True, test_vectors: int | None = None, target: TargetName | None = None, metadata: Mapping[str, str] =
-        <factory>)
+        (), outside_margin: float = 0.1, formats: Sequence[FormatName] = (), c_max_bytes: int = 1000000, c_unproven:
+        bool = False, observation_names: Labels | Mapping[str, Labels] | None = None, observation_units: Labels |
+        Mapping[str, Labels] | None = None, action_names: Labels | None = None, action_units: Labels | None = None,
+        control_period: float | None = None, observation_ranges: bool = True, test_vectors: int | None = None, target:
+        TargetName | None = None, metadata: Mapping[str, str] = <factory>)
 ExportReport: path, size, seconds, validation, metadata
 FileInTheWayError (ClankerError, FileExistsError)
 FilesFailedError (ClankerError, ValueError)
@@ -44,6 +44,7 @@ InferenceError (ClankerError, RuntimeError)
 InnerNormalizationWarning (ClankerWarning)
 LatencyError (ClankerError, ValueError)
 MetadataError (PolicyFileError)
+MissingCompilerError (ClankerError, FileNotFoundError)
 MissingDependencyError (ClankerError, ImportError)
 MissingFileError (ClankerError, FileNotFoundError)
 NoVectorsWarning (ClankerWarning)
@@ -124,8 +125,8 @@ export_policy(model: BaseAlgorithm, path: str | Path, *, vec_normalize: Normaliz
         ObservationSource = None, options: OptionsSource = ExportOptions()) -> ExportReport
 load_checkpoint(path: str | Path, *, env: gym.Env[Any, Any] | VecEnv | None = None, algorithm: type[BaseAlgorithm] |
         None = None, **kwargs: Any) -> LoadedCheckpoint
-policy_module(model: BaseAlgorithm, *, vec_normalize: NormalizationSource = 'auto', options: OptionsSource =
-        ExportOptions()) -> PolicyModule
+policy_module(model: BaseAlgorithm, *, vec_normalize: NormalizationSource = 'auto', observations: ObservationSource =
+        None, options: OptionsSource = ExportOptions()) -> PolicyModule
 read_metadata(path: str | Path) -> PolicyMetadata
 validate_policy(path: str | Path, model: BaseAlgorithm, *, vec_normalize: NormalizationSource = 'auto', options:
         OptionsSource = ExportOptions()) -> ValidationReport

@@ -21,6 +21,7 @@ from sb3_clanker.errors import (
     IncomparablePoliciesError,
     InferenceError,
     MetadataError,
+    MissingCompilerError,
     MissingDependencyError,
     MissingFileError,
     NonFiniteWeightsError,
@@ -233,6 +234,12 @@ def test_every_warning_is_a_clanker_warning(cls: type[Warning]) -> None:
             ValueError,
             f"{_PATH}: it is a text. Save raw observations with numpy: one array, rows first, with numpy.save(), "
             "or one for each key with numpy.savez().",
+        ),
+        (
+            MissingCompilerError(),
+            FileNotFoundError,
+            "There is no C compiler to run a header with. Install one, such as gcc or clang, or name it in the "
+            "environment variable CC.",
         ),
         (
             InferenceError("no memory"),

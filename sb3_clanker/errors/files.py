@@ -156,3 +156,13 @@ class WorkerError(ClankerError, ChildProcessError):
     def __init__(self, path: Path, problem: str) -> None:
         self.path = path
         super().__init__(f"{path}: the process that worked on it {problem}. Try this file alone.")
+
+
+class MissingCompilerError(ClankerError, FileNotFoundError):
+    """A header in C cannot be run: there is no C compiler."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "There is no C compiler to run a header with. Install one, such as gcc or clang, or name it in the "
+            "environment variable CC."
+        )

@@ -172,6 +172,8 @@ class Exporter:
                 run=run,
                 data=b"".join(parts),
                 metadata=metadata,
+                vectors=vectors,
+                options=options,
                 tensors=now.tensors,
                 copied_actor=now.copied_actor,
                 in_full=now.in_full,

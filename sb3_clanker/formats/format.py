@@ -11,7 +11,7 @@ from typing import Literal
 
 from sb3_clanker.runtime.session import Runner
 
-FormatName = Literal["torchscript", "weights"]
+FormatName = Literal["torchscript", "c", "weights"]
 
 
 def open_format(name: FormatName, data: bytes) -> Runner:
@@ -22,6 +22,7 @@ def open_format(name: FormatName, data: bytes) -> Runner:
     :param data: the bytes of the file that runs
     :raises PolicyFileError: it cannot be opened
     :raises MissingDependencyError: a package that it needs is not installed
+    :raises MissingCompilerError: it needs a compiler, and there is none
     """
     runner: Runner = importlib.import_module(f"sb3_clanker.formats.{name}").open_policy(data)
     return runner

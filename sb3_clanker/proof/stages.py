@@ -7,6 +7,7 @@ report.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -35,6 +36,8 @@ from sb3_clanker.runtime.policy import OnnxPolicy
 from sb3_clanker.writers.further import FurtherWriter
 from sb3_clanker.writers.scores import SCORES
 from sb3_clanker.writers.writer import Filled, RefusedError, Writer
+
+_logger = logging.getLogger("sb3_clanker")
 
 _N_ENVS = 16
 """How many environments a recurrent policy is stepped in."""
@@ -125,12 +128,15 @@ class FormatProof:
         """Prove one.
 
         :param files: what it wrote, by kind; of these, the first in ``KINDS`` runs
-        :return: the files
+        :return: the files; unproven, with a warning in the log, where nothing here can run them and that was asked for
         :raises ValidationError: they do not do what the policy does; the error carries the report
         :raises LatencyError: they are slower than was promised
         :raises MissingDependencyError: what runs them is not installed
         """
         vectors, options = self._vectors, self._options
+        if problem := writer.unproven():
+            _logger.warning("The files of the format %s are not proven: %s.", writer.format, problem)
+            return files
         with _stage(self._report, writer.format) as note:
             runner = open_format(writer.format, files[running_kind(writer.format)])
             policy = OnnxPolicy.from_runner(runner, self._metadata)

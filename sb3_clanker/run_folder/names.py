@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from sb3_clanker.formats import torchscript, weights
+from sb3_clanker.formats import c, torchscript, weights
 from sb3_clanker.formats.format import FormatName
 from sb3_clanker.policy_file.record import CheckpointRecord, PairedFile
 from sb3_clanker.policy_file.vectors import read_vectors
@@ -85,11 +85,12 @@ TORCHSCRIPT_METADATA = FileKind(
     policy_digest=torchscript.policy_id,
     format="torchscript",
 )
+C_HEADER = FileKind(holds="The C header", suffix=".h", policy_digest=c.policy_digest, format="c")
 WEIGHTS = FileKind(holds="The weights", suffix=".safetensors", policy_digest=weights.policy_digest, format="weights")
 POLICY = FileKind(holds="The policy", suffix=".onnx")
 KINDS = (
     *(ZIP, STATISTICS, REPLAY_BUFFER, VECTORS),
-    *(TORCHSCRIPT, TORCHSCRIPT_METADATA, WEIGHTS),
+    *(TORCHSCRIPT, TORCHSCRIPT_METADATA, C_HEADER, WEIGHTS),
     POLICY,
 )
 """Every kind, in the order in which the files of a checkpoint get their names: what training needs comes first, and

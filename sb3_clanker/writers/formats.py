@@ -13,6 +13,7 @@ FORMATS: dict[str, Writer] = {".onnx": OnnxWriter()}
 """The first, which proves all others, by the suffix of its files, which is ``ExportOptions.suffix``."""
 
 FURTHER_FORMATS: dict[FormatName, str] = {
+    "c": "sb3_clanker.writers.c.writer:CWriter",
     "torchscript": "sb3_clanker.writers.torchscript:TorchScriptWriter",
     "weights": "sb3_clanker.writers.weights:WeightsWriter",
 }

@@ -18,6 +18,7 @@ from sb3_clanker.actor.actor import Actor
 from sb3_clanker.formats.format import FormatName
 from sb3_clanker.options import ExportOptions
 from sb3_clanker.policy_file.record import PolicyMetadata
+from sb3_clanker.policy_file.vectors import TestVectors
 from sb3_clanker.run_folder.names import FileKind
 
 
@@ -32,6 +33,8 @@ class Original:
     :ivar metadata: its record, sealed
     :ivar tensors: parameters and buffers of the actor, live, on any device
     :ivar copied_actor: makes an actor on the CPU that may be left in any state
+    :ivar vectors: its test vectors, None where there are none
+    :ivar options: of the export
     :ivar in_full: whether more than weights is new
     """
 
@@ -39,6 +42,8 @@ class Original:
     run: str
     data: bytes
     metadata: PolicyMetadata
+    vectors: TestVectors | None
+    options: ExportOptions
     tensors: Mapping[str, th.Tensor]
     copied_actor: Callable[[], Actor]
     in_full: bool
@@ -60,6 +65,10 @@ class FurtherWriter(ABC):
         :param actor: of the live policy, which must be left as it is
         :raises FormatError: it cannot; or, of the ClankerErrors, what says better why
         """
+
+    def unproven(self) -> str | None:
+        """Why its files cannot be proven on this machine, where :meth:`refuse` lets that pass; None where they can."""
+        return None
 
     @abstractmethod
     def write(self, original: Original) -> dict[FileKind, bytes]:

@@ -21,6 +21,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 from sb3_clanker import OnnxPolicy, read_metadata
+from sb3_clanker.formats.c import read_record
 from sb3_clanker.formats.format import open_format
 from sb3_clanker.formats.torchscript import policy_id
 from sb3_clanker.run_folder.identity import find_partners, state_of
@@ -159,8 +160,12 @@ def assert_whole(folder: Path, algorithm: type[BaseAlgorithm] = PPO) -> dict[str
             algorithm.load(path, device="cpu")
         elif path.suffix == ".pkl":
             pickle.loads(path.read_bytes())
+        elif path.suffix == ".h":
+            read_record(path.read_bytes())
         elif path.suffix == ".pt":
             open_format("torchscript", path.read_bytes())
+        elif path.suffix == ".safetensors":
+            open_format("weights", path.read_bytes())
         elif path.name == "metadata.json":
             assert policy_id(path).startswith("sha256:")
         else:

@@ -33,6 +33,7 @@ def test_the_best_and_the_final_model_have_their_names() -> None:
             f"{stem}.vectors.json",
             f"{stem}_torchscript/policy.pt",
             f"{stem}_torchscript/metadata.json",
+            f"{stem}.h",
             f"{stem}.safetensors",
             f"{stem}.onnx",
         ]

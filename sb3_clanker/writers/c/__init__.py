@@ -1,0 +1,1 @@
+"""C99: a proven graph as one header, for what has no runtime."""
