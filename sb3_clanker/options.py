@@ -47,6 +47,8 @@ class ExportOptions:
     :param action_names: names of the components of an action, likewise
     :param action_units: the same for units
     :param control_period: seconds from one action to the next
+    :param observation_ranges: whether a training keeps what it sees of observations that are vectors (the smallest, the
+        largest, mean, deviation and quantiles of each component), for the record of the file
     :param test_vectors: how many test vectors to write to ``NAME.vectors.json`` beside the file, at most, for consumers
         that prove themselves; None (the default) writes none
     :param target: the program that has to take the file: ``"clankers"``, ``"godot"``, ``"onnxruntime-web"`` or
@@ -77,6 +79,7 @@ class ExportOptions:
     action_names: Labels | None = None
     action_units: Labels | None = None
     control_period: float | None = None
+    observation_ranges: bool = True
     test_vectors: int | None = None
     target: TargetName | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
@@ -94,8 +97,9 @@ class ExportOptions:
                 raise OptionError(option, value, "a positive integer, or None")
             if value is not None and value > _MOST:
                 raise OptionError(option, value, f"{_MOST:,} at most, or None")
-        if not isinstance(self.channels_last, bool):
-            raise OptionError("channels_last", self.channels_last, "True or False")
+        for option in ("channels_last", "observation_ranges"):
+            if not isinstance(value := getattr(self, option), bool):
+                raise OptionError(option, value, "True or False")
         known, asked = get_args(FurtherOutput), self.further_outputs
         if isinstance(asked, str) or not isinstance(asked, Collection) or any(name not in known for name in asked):
             raise OptionError("further_outputs", asked, f"a sequence of {', '.join(map(repr, known))}")

@@ -29,8 +29,8 @@ ExportOptions(*, opset_version: int = 18, atol: float = 1e-05, rtol: float = 1e-
         max_latency_ms: float | None = None, channels_last: bool = False, further_outputs: Sequence[FurtherOutput] =
         (), observation_names: Labels | Mapping[str, Labels] | None = None, observation_units: Labels | Mapping[str,
         Labels] | None = None, action_names: Labels | None = None, action_units: Labels | None = None, control_period:
-        float | None = None, test_vectors: int | None = None, target: TargetName | None = None, metadata: Mapping[str,
-        str] = <factory>)
+        float | None = None, observation_ranges: bool = True, test_vectors: int | None = None, target: TargetName |
+        None = None, metadata: Mapping[str, str] = <factory>)
 ExportReport: path, size, seconds, validation, metadata
 FileInTheWayError (ClankerError, FileExistsError)
 FilesFailedError (ClankerError, ValueError)
@@ -47,6 +47,7 @@ NoVectorsWarning (ClankerWarning)
 NonFiniteWeightsError (ClankerError, ValueError)
 NormalizationError (ClankerError, ValueError)
 ObservationError (ClankerError, ValueError)
+ObservationFileError (ClankerError, ValueError)
 OnnxCheckpointCallback(save_path: str | Path | None = None, *, eval_env: gym.Env[Any, Any] | VecEnv | None = None,
         best_of: Literal['evaluation', 'rollout'] = 'evaluation', eval_freq: int = 10000, n_eval_episodes: int = 5,
         deterministic: bool = True, render: bool = False, warn: bool = True, log_path: str | Path | None = None,
@@ -78,7 +79,8 @@ OptionError (ClankerError, ValueError)
 PolicyFileError (ClankerError, ValueError)
 PolicyMetadata: schema_version, algorithm, policy_class, observation_space, action_space, inputs, outputs,
         predict_dtype, recurrent, sampling, opset_version, ir_version, normalization, frame_stacks, environment,
-        environment_spec, control_period, training, provenance, checkpoint, cross_check, latency, digest, entries
+        environment_spec, control_period, observation_ranges, training, provenance, checkpoint, cross_check, latency,
+        digest, entries
 PrecisionError (ClankerError, ValueError)
 PrecisionWarning (ClankerWarning)
 PublicationError (ClankerError, OSError)
@@ -88,6 +90,7 @@ SchemaVersionError (PolicyFileError)
 StochasticActionError (ClankerError, ValueError)
 TargetError (ClankerError, ValueError)
 TargetReport: target, accepts, mode, problems, notes
+UnfitEnvironmentError (ClankerError, ValueError)
 UnknownNormalizationWarning (ClankerWarning)
 UnmatchedFilesError (ClankerError, ValueError)
 UnreadableFileError (ClankerError, OSError)

@@ -28,6 +28,7 @@ from sb3_clanker.errors import (
     ReservedMetadataKeyError,
     SchemaVersionError,
     StochasticActionError,
+    UnfitEnvironmentError,
     UnknownNormalizationWarning,
     UnreadableFileError,
     UnsafeGraphError,
@@ -209,6 +210,11 @@ def test_every_warning_is_a_clanker_warning(cls: type[Warning]) -> None:
             f"{_PATH}: the process that worked on it died (SIGSEGV). Try this file alone.",
         ),
         (
+            UnfitEnvironmentError("Pong-v5", "it has TimeLimit", "Play another."),
+            ValueError,
+            "Cannot play this policy in Pong-v5: it has TimeLimit. Play another.",
+        ),
+        (
             InferenceError("no memory"),
             RuntimeError,
             "The graph failed while it ran: no memory. Validate the file, or export the policy again.",
@@ -244,6 +250,8 @@ def test_facts_stay_on_the_error() -> None:
     report = ValidationReport()
     assert ValidationError("no", report).report is report
     assert MetadataError(_PATH, ["a: missing"]).problems == ("a: missing",)
+    unfit = UnfitEnvironmentError("Pong-v5", "it has TimeLimit")
+    assert (unfit.environment, unfit.problem) == ("Pong-v5", "it has TimeLimit")
     assert FilesFailedError(["a.onnx"], 2).failed == ("a.onnx",)
     version = SchemaVersionError(None, 3, 2)
     assert (version.path, version.found, version.known) == (None, 3, 2)

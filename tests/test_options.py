@@ -112,6 +112,13 @@ def test_images_are_passed_with_their_channels_last_or_first(value: bool) -> Non
     assert ExportOptions(channels_last=value).channels_last is value
 
 
+def test_ranges_are_kept_unless_they_are_switched_off() -> None:
+    assert ExportOptions().observation_ranges
+    assert not ExportOptions(observation_ranges=False).observation_ranges
+    with pytest.raises(OptionError, match=r"observation_ranges=1 cannot be used: expected True or False\."):
+        ExportOptions(observation_ranges=1)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("value", [None, 0, 1, "False", "channels_last"], ids=repr)
 def test_any_other_place_of_channels_is_refused(value: object) -> None:
     message = f"channels_last={value!r} cannot be used: expected True or False."

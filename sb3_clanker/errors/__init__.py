@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from sb3_clanker.errors.export import *
 from sb3_clanker.errors.files import *
+from sb3_clanker.errors.play import *
 from sb3_clanker.errors.policy_file import *
 from sb3_clanker.errors.root import *
 from sb3_clanker.errors.warnings import *

@@ -73,6 +73,20 @@ class VectorsError(ClankerError, ValueError):
         super().__init__(f"{path}: these are no test vectors, or they are damaged: {problem}. Export them again.")
 
 
+class ObservationFileError(ClankerError, ValueError):
+    """A file that does not hold observations of the policy.
+
+    :ivar path: the file
+    """
+
+    def __init__(self, path: Path, problem: str) -> None:
+        self.path = path
+        super().__init__(
+            f"{path}: {problem}. Save raw observations with numpy: one array, rows first, with numpy.save(), or one "
+            "for each key with numpy.savez()."
+        )
+
+
 class VectorsMismatchError(ClankerError, ValueError):
     """A policy file that does not do what its test vectors say."""
 

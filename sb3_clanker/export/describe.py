@@ -15,6 +15,7 @@ from sb3_clanker.policy_file.record import (
     CheckpointRecord,
     EvaluationRecord,
     FrameStackRecord,
+    ObservationRanges,
     PolicyMetadata,
     Provenance,
     TrainingRecord,
@@ -31,7 +32,11 @@ _PACKAGES = (
 
 
 def describe(
-    now: Instant, predict_dtype: str, evaluation: EvaluationRecord | None, checkpoint: CheckpointRecord | None
+    now: Instant,
+    predict_dtype: str,
+    evaluation: EvaluationRecord | None,
+    checkpoint: CheckpointRecord | None,
+    ranges: ObservationRanges | None,
 ) -> PolicyMetadata:
     """The record, but for what its proof will find.
 
@@ -39,6 +44,7 @@ def describe(
     :param predict_dtype: the type of the actions that Stable-Baselines3 returns
     :param evaluation: what made the policy the best, or else the last one before
     :param checkpoint: the other files of the same instant
+    :param ranges: what training saw of observations
     """
     actor, options = now.actor, now.options
     return PolicyMetadata(
@@ -58,6 +64,7 @@ def describe(
         environment=now.environment,
         environment_spec=now.environment_spec,
         control_period=options.control_period,
+        observation_ranges=ranges,
         training=TrainingRecord(num_timesteps=now.num_timesteps, evaluation=evaluation and _finite(evaluation)),
         provenance=Provenance(
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"), versions=dict(_versions())

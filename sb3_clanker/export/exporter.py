@@ -17,7 +17,7 @@ from sb3_clanker.errors.warnings import warn
 from sb3_clanker.export.describe import describe
 from sb3_clanker.options import ExportOptions
 from sb3_clanker.policy_file.entries import contract_entries
-from sb3_clanker.policy_file.record import CheckpointRecord, EvaluationRecord, PolicyMetadata
+from sb3_clanker.policy_file.record import CheckpointRecord, EvaluationRecord, ObservationRanges, PolicyMetadata
 from sb3_clanker.policy_file.seal import Hashing
 from sb3_clanker.policy_file.vectors import encode_vectors
 from sb3_clanker.proof.answers import write_vectors
@@ -92,7 +92,11 @@ class Exporter:
         self._subject.check_finite()
 
     def export(
-        self, *, evaluation: EvaluationRecord | None = None, checkpoint: CheckpointRecord | None = None
+        self,
+        *,
+        evaluation: EvaluationRecord | None = None,
+        checkpoint: CheckpointRecord | None = None,
+        ranges: ObservationRanges | None = None,
     ) -> ProvenPolicy:
         """Export the policy as it is now, and prove it.
 
@@ -101,19 +105,25 @@ class Exporter:
 
         :param evaluation: what made the policy the best, or else the last one before
         :param checkpoint: the other files of the same instant, None where there are none
+        :param ranges: what training saw of observations, None where nobody kept it
         """
         start = time.perf_counter()
         while True:
             with self._subject.now(self._is_known) as now:
                 try:
-                    return self._export(now, start, evaluation, checkpoint)
+                    return self._export(now, start, evaluation, checkpoint, ranges)
                 except ValidationError:
                     if now.in_full:
                         raise
             self._traced = None  # so that the next is in full
 
     def _export(
-        self, now: Instant, start: float, evaluation: EvaluationRecord | None, checkpoint: CheckpointRecord | None
+        self,
+        now: Instant,
+        start: float,
+        evaluation: EvaluationRecord | None,
+        checkpoint: CheckpointRecord | None,
+        ranges: ObservationRanges | None,
     ) -> ProvenPolicy:
         writer, options = self._writer, self._options
         now.check()
@@ -122,7 +132,7 @@ class Exporter:
         seconds = {"trace": time.perf_counter() - start}
         reference, first = now.reference(), take(now.probes.observations, slice(0, 1))
         dtype = known.predict_dtype if known else str(reference.predict(first).action.dtype)
-        metadata = describe(now, dtype, evaluation, checkpoint)
+        metadata = describe(now, dtype, evaluation, checkpoint, ranges)
         with _timed(seconds, "fill"):
             filled = template.fill(now.tensors, contract_entries(metadata))
             hashing = Hashing(filled.body)

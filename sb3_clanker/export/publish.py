@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 from sb3_clanker.display import Shown
 from sb3_clanker.export.exporter import Exporter, ProvenPolicy
-from sb3_clanker.policy_file.record import CheckpointRecord, EvaluationRecord, PolicyMetadata
+from sb3_clanker.policy_file.record import CheckpointRecord, EvaluationRecord, ObservationRanges, PolicyMetadata
 from sb3_clanker.public import public
 from sb3_clanker.report import ValidationReport
 from sb3_clanker.run_folder.identity import pair_with_file, pair_with_zip
@@ -63,6 +63,7 @@ def publish(
     there: Mapping[FileKind, Path] = MappingProxyType({}),
     record: CheckpointRecord | None = None,
     evaluation: EvaluationRecord | None = None,
+    ranges: ObservationRanges | None = None,
     durable: bool,
     committed: Callable[[Publication, bool], None] | None = None,
 ) -> ExportReport:
@@ -78,6 +79,7 @@ def publish(
     :param there: files of the checkpoint that another callback has just written
     :param record: the other files of the same instant where none is saved now, None where there are none
     :param evaluation: what made the policy the best, or else the last one before
+    :param ranges: what training saw of observations, None where nobody kept it
     :param durable: whether to wait until the disk has the files
     :param committed: is called with what got its name, also where the export failed, and with whether that is all
     :return: what was done and measured
@@ -90,7 +92,7 @@ def publish(
             staged = _stage(publication, names, saved)
             if staged or there:
                 record = _record(names, {**staged, **there}, followed=ZIP in there)
-            proven = exporter.export(evaluation=evaluation, checkpoint=record)
+            proven = exporter.export(evaluation=evaluation, checkpoint=record, ranges=ranges)
             start = time.perf_counter()
             _stage(publication, names, to_write(proven))
             whole = True

@@ -18,7 +18,7 @@ from sb3_clanker.dependencies import SPACES, required_for
 from sb3_clanker.display import printable
 from sb3_clanker.errors import UnsupportedSpaceError
 from sb3_clanker.policy_file.bounds import Bound, cast_bound, pack_bound, unpack_bound
-from sb3_clanker.policy_file.tensors import Sampling
+from sb3_clanker.policy_file.tensors import LARGEST_BYTE, Sampling
 
 if TYPE_CHECKING:
     from gymnasium import Space, spaces
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 SpaceRole: TypeAlias = Literal["observation", "action"]
 
 _END_OF_INT64 = 1 << 63
+_MOST_COMPONENTS = 1_000
 _requires_gymnasium = required_for("A space of gymnasium", SPACES)
 
 
@@ -97,6 +98,11 @@ class _Leaf:
         """Lowest and highest values, float64 of its shape, infinite where it is unbounded."""
         return np.zeros(self.shape), np.reshape(self.choices, self.shape) - 1.0
 
+    @property
+    def is_image(self) -> bool:
+        """Whether it is an image of bytes, as ``stable_baselines3.common.preprocessing.is_image_space`` has it."""
+        return False
+
     def __str__(self) -> str:
         return f"{self.type} {self.dtype} {list(self.shape)}"
 
@@ -119,6 +125,10 @@ class BoxSpace(_Leaf, _Space, frozen=True, kw_only=True):
     is_continuous = True
     action_meaning = "the action, within its bounds, flattened in row-major order"
     observation_meaning = "raw observation"
+
+    @property
+    def is_image(self) -> bool:
+        return self.dtype == "uint8" and len(self.shape) == 3 and (self.low, self.high) == (0, LARGEST_BYTE)
 
     @property
     def widths(self) -> Mapping[Sampling, int]:
@@ -301,6 +311,16 @@ class DictSpace(_Space, frozen=True, kw_only=True):
 
 
 ObservationSpace: TypeAlias = LeafSpace | DictSpace
+
+
+def vectors(space: ObservationSpace) -> dict[str | None, LeafSpace]:
+    """The leaves by key that may have ranges, in order: Boxes that are no images, up to 1,000 components in all."""
+    found: dict[str | None, LeafSpace] = {}
+    left = _MOST_COMPONENTS
+    for key, leaf in space.leaves().items():
+        if leaf.is_continuous and not leaf.is_image and 0 < leaf.n_elements <= left:
+            found[key], left = leaf, left - leaf.n_elements
+    return found
 
 
 KINDS: Mapping[str, type[LeafSpace]] = {cls.__name__.removesuffix("Space"): cls for cls in get_args(LeafSpace)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -12,10 +12,10 @@ from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_clanker.export.exporter import Exporter
-from sb3_clanker.export.publish import ExportReport, publish
+from sb3_clanker.export.publish import ExportReport
 from sb3_clanker.options import ExportOptions, OptionsSource, as_options
 from sb3_clanker.public import public
-from sb3_clanker.run_folder.names import BEST, FINAL, Checkpoint, FileKind
+from sb3_clanker.run_folder.names import BEST, FINAL, Checkpoint
 from sb3_clanker.run_folder.retention import Retention
 from sb3_clanker.sb3.normalization import resolve_normalization
 from sb3_clanker.training import settings
@@ -35,7 +35,7 @@ from sb3_clanker.training.place import Place, places_of
 from sb3_clanker.training.placeholders import RunPath, fill_in
 from sb3_clanker.training.rollouts import Rollouts
 from sb3_clanker.training.run import Training, event_of
-from sb3_clanker.training.saving import rehearse, to_save
+from sb3_clanker.training.writing import CheckpointWriter
 
 
 @public
@@ -227,10 +227,9 @@ class OnnxCheckpointCallback(BaseCallback):
             settings.require_rollouts(self.model, self._above)
         self._places = places_of(self._folder, self.name_prefix, self._followed, training)
         training.at_end(self._leave)
-        normalization = resolve_normalization(self.model, "auto")
-        self._exporter = Exporter(self.model, normalization, self.options)
-        self._exporter.export()
-        rehearse(self._folder, self.model, normalization.vec_normalize, self.save_replay_buffer)
+        exporter = Exporter(self.model, resolve_normalization(self.model, "auto"), self.options)
+        self._writer = CheckpointWriter(self.model, exporter, save_replay_buffer=self.save_replay_buffer)
+        self._writer.rehearse(self._folder)
         if self.model.num_timesteps == 0 or not self._goes_on():
             self._last = LastEvaluation()
             if self._rollout_freq is not None:
@@ -362,13 +361,15 @@ class OnnxCheckpointCallback(BaseCallback):
         """
         folder = (follows.folder if follows else None) or self._folder
         try:
-            self._write(folder, checkpoint, judge, follows.files(checkpoint, self.model) if follows else {})
+            there = follows.files(checkpoint, self.model) if follows else {}
+            evaluation = self._last.known(judge, self.model.num_timesteps)
+            report = self._writer.write(folder, checkpoint, evaluation, self._retention, there)
+            self.reports.append(report)
+            if self.verbose >= 1:
+                say_written(report)
         except Exception as error:  # a training must not end because of an export, whatever went wrong in it
-            place = self._places.get(folder)
-            unmatched = place.folder.unmatched(checkpoint) if place else ()
-            failure = ExportFailure(
-                name=checkpoint.stem, num_timesteps=self.model.num_timesteps, error=error, unmatched=unmatched
-            )
+            unmatched = self._places[folder].folder.unmatched(checkpoint) if folder in self._places else ()
+            failure = ExportFailure.of(checkpoint, self.model.num_timesteps, error, unmatched)
             self.failures.append(failure)
             if self.on_error == "raise":
                 if self._training is not None:
@@ -377,24 +378,3 @@ class OnnxCheckpointCallback(BaseCallback):
             failure.log()
         finally:
             record_exports(self.logger, self.reports, self.failures)
-
-    def _write(self, folder: Path, checkpoint: Checkpoint, judge: Judge | None, there: Mapping[FileKind, Path]) -> None:
-        if checkpoint == BEST:
-            self._exporter.check_finite()  # the last good best is worth more than the .zip of a policy that diverged
-        is_numbered = checkpoint not in (BEST, FINAL)
-        vec_normalize = resolve_normalization(self.model, "auto").vec_normalize
-        saved = to_save(self.model, vec_normalize, self.save_replay_buffer and is_numbered)
-        count = functools.partial(self._retention.add, self.model.num_timesteps)
-        report = publish(
-            self._exporter,
-            folder,
-            checkpoint,
-            saved={kind: write for kind, write in saved.items() if kind not in there},
-            there=there,
-            evaluation=self._last.known(judge, self.model.num_timesteps),
-            durable=checkpoint == FINAL,
-            committed=count if is_numbered and not there else None,
-        )
-        self.reports.append(report)
-        if self.verbose >= 1:
-            say_written(report)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from stable_baselines3.common.logger import Logger
 
 from sb3_clanker.export.publish import ExportReport
-from sb3_clanker.run_folder.names import BEST, FINAL
+from sb3_clanker.run_folder.names import BEST, FINAL, Checkpoint
 
 _logger = logging.getLogger("sb3_clanker")
 
@@ -31,6 +31,13 @@ class ExportFailure:
     num_timesteps: int
     error: Exception
     unmatched: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls, checkpoint: Checkpoint, num_timesteps: int, error: Exception, unmatched: tuple[str, ...]
+    ) -> ExportFailure:
+        """The failure of a checkpoint."""
+        return cls(name=checkpoint.stem, num_timesteps=num_timesteps, error=error, unmatched=unmatched)
 
     def log(self) -> None:
         """Say that training goes on without it."""

@@ -163,10 +163,10 @@ def test_failures_are_counted(
     capsys: Capture,
 ) -> None:
     def fail_once(*args: Any, **options: Any) -> ExportReport:
-        monkeypatch.setattr("sb3_clanker.training.callback.publish", publish)
+        monkeypatch.setattr("sb3_clanker.training.writing.publish", publish)
         raise RuntimeError("the disk is gone")
 
-    monkeypatch.setattr("sb3_clanker.training.callback.publish", fail_once)
+    monkeypatch.setattr("sb3_clanker.training.writing.publish", fail_once)
     _learn(tmp_path)
     out, err = capsys.readouterr()
     assert "\nPolicies written: 1, failed: 1.\n" in out

@@ -13,7 +13,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_clanker import OnnxCheckpointCallback
 from sb3_clanker.errors import ClankerError, UnsavableTrainingError
-from sb3_clanker.training.saving import rehearse
+from sb3_clanker.sb3.saving import rehearse
 from tests.checkpoints import NoExporter, names
 from tests.worlds import make_model
 

@@ -1,0 +1,1 @@
+"""Observations as data: what training saw of them, and those of a file."""

@@ -1,0 +1,154 @@
+"""The environment of a policy: made anew from what its record says of it, or the caller's own.
+
+What cannot be made as it was in training is refused by its name. gymnasium is imported when it is asked for.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from sb3_clanker.dependencies import SPACES, required_for
+from sb3_clanker.display import printable
+from sb3_clanker.errors import OptionError, UnfitEnvironmentError
+from sb3_clanker.policy_file.record import EnvironmentRecord, PolicyMetadata
+
+if TYPE_CHECKING:
+    import gymnasium as gym
+
+Env: TypeAlias = "gym.Env[Any, Any]"
+
+_IN_THIS_PROCESS = "DummyVecEnv"
+"""Behind it, a record names the wrappers of the environment itself."""
+_VECTORIZED = {
+    *(_IN_THIS_PROCESS, "SubprocVecEnv", "VecMonitor", "VecCheckNan", "VecVideoRecorder"),
+    *("VecNormalize", "VecFrameStack", "VecTransposeImage"),
+}
+"""What leaves an episode as it is, and what is in the file or in its record."""
+_BYSTANDERS = {
+    *("Monitor", "PassiveEnvChecker", "OrderEnforcing"),
+    *("RecordEpisodeStatistics", "RecordVideo", "HumanRendering", "RenderCollection"),
+}
+"""Wrappers that check and take notes."""
+_LONGEST = 300
+
+
+@contextmanager
+def open_environment(metadata: PolicyMetadata, env: str | Env | None, *, renders: bool = False) -> Iterator[Env]:
+    """The environment to play a policy in; closed afterwards, unless it is the caller's own.
+
+    A record may come from a stranger: what it names is made only if it is registered already, or by a plugin of
+    gymnasium, and no module is imported by its word.
+
+    :param metadata: the record of the policy
+    :param env: None makes the environment of the record, with its arguments. An id makes that one, with the arguments
+        of the record if it is the id in the record; ``module:id`` imports the module first, as ``gymnasium.make`` does.
+        An environment is taken as it is, with all its wrappers.
+    :param renders: whether it is made to give pictures, as ``render_mode="rgb_array"``
+    :raises UnfitEnvironmentError: it cannot be made, or not as the record says that it was in training
+    :raises OptionError: ``env`` is none of these
+    :raises MissingDependencyError: gymnasium is not installed
+    """
+    with required_for("Playing a policy", SPACES):
+        import gymnasium as gym
+
+    if isinstance(env, gym.Env):
+        yield env
+        return
+    if not (env is None or isinstance(env, str)):
+        raise OptionError("env", env, "the id of an environment, a gymnasium.Env, or None")
+    spec = _spec_of(metadata) if env is None else _named(metadata, env)
+    _check_vectorized(metadata, spec.id)
+    kwargs: dict[str, Any] = {name: value for name, value in spec.kwargs.items() if name != "render_mode"}
+    if renders:
+        kwargs["render_mode"] = "rgb_array"
+    try:
+        made = gym.make(spec.id, **kwargs)
+    except Exception as error:  # it is the environment's own code
+        raise UnfitEnvironmentError(_short(spec), f"gymnasium cannot make it ({_short(describe(error))})") from error
+    try:
+        _check_wrappers(metadata, made, spec.id)
+        yield made
+    finally:
+        made.close()
+
+
+def describe(error: Exception) -> str:
+    """An error of somebody else's code, in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def name_of(env: Env) -> str:
+    """What an environment is called."""
+    spec = env.unwrapped.spec
+    return _short(type(env.unwrapped).__name__ if spec is None else spec.id)
+
+
+def _spec_of(metadata: PolicyMetadata) -> EnvironmentRecord:
+    """The environment of a record, if that says all there is to know."""
+    spec = metadata.environment_spec
+    if spec is None:
+        raise UnfitEnvironmentError(
+            _short(" of ".join(metadata.environment)) or "its environment",
+            "the record does not say how gymnasium makes it",
+            "Name its id, or make it yourself, and pass either as env.",
+        )
+    if spec.omitted:
+        raise UnfitEnvironmentError(
+            _short(spec), f"the record leaves out some of its arguments ({_short(', '.join(spec.omitted))})"
+        )
+    if ":" in spec.id:
+        raise UnfitEnvironmentError(_short(spec), "no module is imported because a record names it")
+    return spec
+
+
+def _named(metadata: PolicyMetadata, env_id: str) -> EnvironmentRecord:
+    """The environment of an id that the caller gave, with its arguments where it is that of the record."""
+    recorded = metadata.environment_spec
+    if recorded is not None and recorded.id == env_id:
+        return _spec_of(metadata)
+    return EnvironmentRecord(id=env_id, kwargs={})
+
+
+def _check_vectorized(metadata: PolicyMetadata, env_id: str) -> None:
+    """Refuse what stood between the environment and the policy, and is neither in the file nor in its record."""
+    names = metadata.environment
+    end = names.index(_IN_THIS_PROCESS) if _IN_THIS_PROCESS in names else len(names)
+    for name in names[:end]:
+        if name not in _VECTORIZED:
+            raise UnfitEnvironmentError(
+                _short(env_id), f"the policy was trained through {_short(name)}, which the file does not hold"
+            )
+
+
+def _check_wrappers(metadata: PolicyMetadata, env: Env, env_id: str) -> None:
+    """Hold the wrappers of an environment that was made against those of the record, class name by class name."""
+    names = metadata.environment
+    if _IN_THIS_PROCESS not in names:
+        return  # its own wrappers are not recorded
+    is_recorded = metadata.environment_spec is not None and metadata.environment_spec.id == env_id
+    recorded, made = names[names.index(_IN_THIS_PROCESS) + 1 :], _names(env)
+    if not is_recorded:
+        recorded, made = recorded[:-1], made[:-1]  # the classes of the environments themselves
+    expected, got = (Counter(name for name in chain if name not in _BYSTANDERS) for chain in (recorded, made))
+    for name in expected - got:
+        raise UnfitEnvironmentError(_short(env_id), f"the policy was trained through {_short(name)}, which it lacks")
+    for name in got - expected if is_recorded else ():
+        raise UnfitEnvironmentError(_short(env_id), f"it has {_short(name)}, without which the policy was trained")
+
+
+def _names(env: Env) -> tuple[str, ...]:
+    """Class names of an environment and its wrappers, outermost first."""
+    names = [type(env).__name__]
+    while env is not env.unwrapped:
+        env = env.env  # type: ignore[attr-defined]  # a gymnasium.Wrapper
+        names.append(type(env).__name__)
+    return tuple(names)
+
+
+def _short(text: object) -> str:
+    """What a record or somebody else's code says, as it may stand in a message."""
+    whole = str(text)
+    return printable(whole if len(whole) <= _LONGEST else f"{whole[:_LONGEST]}...")

@@ -1,0 +1,177 @@
+"""A policy that is played from its file has the returns that Stable-Baselines3's own evaluation gives its model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.wrappers import FrameStackObservation, TransformObservation
+from msgspec.structs import replace
+from sb3_contrib import MaskablePPO, RecurrentPPO
+from sb3_contrib.common.maskable import evaluation as maskable
+from stable_baselines3 import DQN, PPO, SAC
+from stable_baselines3.common import evaluation
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack, VecNormalize
+
+from sb3_clanker import ExportOptions, OnnxPolicy, UnfitEnvironmentError, export_policy
+from sb3_clanker.play.episodes import Episodes, play_episodes
+from tests.play.games import BALL, DOORS, LIMIT, PARTS, SCREEN, Ball
+from tests.worlds import make_model
+
+SEEDS = range(40, 46)
+
+
+def _vectorized(env_id: str, **kwargs: Any) -> VecEnv:
+    return DummyVecEnv([lambda: Monitor(gym.make(env_id, **kwargs))])
+
+
+def _normalized(env: VecEnv, **kwargs: Any) -> VecNormalize:
+    """With statistics that are not those of the start."""
+    normalized = VecNormalize(env, **kwargs)
+    for _ in range(3):
+        normalized.reset()
+        for _ in range(10):
+            normalized.step(np.array([env.action_space.sample()]))
+    return normalized
+
+
+def _expected(model: BaseAlgorithm) -> tuple[list[float], list[int]]:
+    """What ``evaluate_policy`` finds in an episode after each seed."""
+    env: Any = model.get_env()
+    if (normalized := model.get_vec_normalize_env()) is not None:
+        normalized.training = False
+    evaluate: Any = maskable.evaluate_policy if isinstance(model, MaskablePPO) else evaluation.evaluate_policy
+    returns, lengths = [], []
+    for seed in SEEDS:
+        env.seed(seed)
+        (one,), (length,) = evaluate(model, env, n_eval_episodes=1, return_episode_rewards=True)
+        returns.append(one)
+        lengths.append(length)
+    return returns, lengths
+
+
+def _exported(model: BaseAlgorithm, folder: Path, **options: Any) -> OnnxPolicy:
+    export_policy(model, folder / "policy.onnx", options=ExportOptions(**options))
+    return OnnxPolicy(folder / "policy.onnx")
+
+
+def _assert_equal(episodes: Episodes, model: BaseAlgorithm) -> None:
+    returns, lengths = _expected(model)
+    assert episodes.lengths.tolist() == lengths
+    assert np.round(episodes.returns, 6) == pytest.approx(returns, abs=1e-4, rel=1e-5)
+    assert len(set(returns)) > 2
+
+
+CASES: dict[str, Callable[[], BaseAlgorithm]] = {
+    "CartPole": lambda: make_model(PPO, env=_vectorized("CartPole-v1"), scale=0.2),
+    "Pendulum, normalized": lambda: make_model(PPO, env=_normalized(_vectorized("Pendulum-v1"))),
+    "arguments": lambda: make_model(PPO, env=_vectorized(BALL, drift=0.5)),
+    "recurrent": lambda: make_model(RecurrentPPO, policy="MlpLstmPolicy", env=_normalized(_vectorized(BALL))),
+    "masked": lambda: make_model(MaskablePPO, env=_vectorized(DOORS)),
+    "image": lambda: make_model(DQN, policy="CnnPolicy", env=_vectorized(SCREEN)),
+    "Dict": lambda: make_model(
+        PPO, policy="MultiInputPolicy", env=_normalized(_vectorized(PARTS), norm_obs_keys=["place"])
+    ),
+    "frames of normalized": lambda: make_model(PPO, env=VecFrameStack(_normalized(_vectorized(BALL)), 3)),
+    "normalized frames": lambda: make_model(SAC, env=_normalized(VecFrameStack(_vectorized(BALL), 3))),
+    "frames of images": lambda: make_model(DQN, policy="CnnPolicy", env=VecFrameStack(_vectorized(SCREEN), 4)),
+    "frames of images in front": lambda: make_model(
+        PPO, policy="CnnPolicy", env=VecFrameStack(_vectorized(SCREEN), 2, channels_order="first")
+    ),
+    "frames of a Dict": lambda: make_model(
+        PPO, policy="MultiInputPolicy", env=VecFrameStack(_normalized(_vectorized(PARTS), norm_obs_keys=["place"]), 2)
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_returns_are_those_of_evaluate_policy(case: str, tmp_path: Path) -> None:
+    model = CASES[case]()
+    _assert_equal(play_episodes(_exported(model, tmp_path), None, SEEDS), model)
+
+
+@pytest.mark.parametrize(("index", "padding"), [(0, 7.0), (None, 7.0)], ids=["of one component", "of all"])
+def test_a_wrong_padding_would_be_seen(index: int | None, padding: float, tmp_path: Path) -> None:
+    model = CASES["frames of normalized"]()
+    policy = _exported(model, tmp_path)
+    (stack,) = policy.metadata.frame_stacks
+    wrong = padding if index is None else (padding, *stack.padding[1:])  # type: ignore[index]
+    policy.metadata = replace(policy.metadata, frame_stacks=(replace(stack, padding=wrong),))
+    with pytest.raises(AssertionError):
+        _assert_equal(play_episodes(policy, None, SEEDS), model)
+
+
+def test_an_environment_of_the_callers_own_is_taken_as_it_is(tmp_path: Path) -> None:
+    model = CASES["frames of normalized"]()
+    policy = _exported(model, tmp_path)
+    own = Ball()
+    limited = gym.wrappers.TimeLimit(own, LIMIT)
+    _assert_equal(play_episodes(policy, limited, SEEDS), model)
+    assert not own.closed
+    stacked = TransformObservation(
+        FrameStackObservation(limited, 3, padding_type=np.array([0, 0], np.float32)),
+        lambda frames: frames.reshape(-1),
+        policy.observation_space,
+    )
+    assert play_episodes(policy, stacked, SEEDS).lengths.tolist() == _expected(model)[1]
+
+
+def test_the_environment_that_is_made_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = _exported(make_model(PPO, env=_vectorized(BALL)), tmp_path)
+    made: list[Ball] = []
+    monkeypatch.setattr(Ball, "close", lambda self: made.append(self))
+    play_episodes(policy, None, [0])
+    assert len(made) == 1
+    monkeypatch.setattr(Ball, "step", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        play_episodes(policy, None, [0])
+    assert len(made) == 2
+
+
+def test_an_id_with_the_arguments_of_the_record_or_plain(tmp_path: Path) -> None:
+    model = CASES["arguments"]()
+    policy = _exported(model, tmp_path)
+    _assert_equal(play_episodes(policy, BALL, SEEDS), model)
+    policy.metadata = replace(policy.metadata, environment_spec=None)
+    plain = make_model(PPO, env=_vectorized(BALL))
+    plain.policy.load_state_dict(model.policy.state_dict())
+    _assert_equal(play_episodes(policy, BALL, SEEDS), plain)
+    _assert_equal(play_episodes(policy, f"tests.play.games:{BALL}", SEEDS), plain)
+
+
+def test_observations_actions_and_pictures_are_kept_on_demand(tmp_path: Path) -> None:
+    policy = _exported(CASES["frames of normalized"](), tmp_path)
+    nothing = play_episodes(policy, None, SEEDS)
+    assert (nothing.observations[None].shape, nothing.actions.shape, nothing.frames) == ((0, 6), (0, 1), ())
+    episodes = play_episodes(policy, None, SEEDS, n_kept=50, n_frames=10)
+    assert 25 <= len(episodes.actions) <= 50 < episodes.lengths.sum()
+    np.testing.assert_array_equal(policy.predict(episodes.observations[None])[0], episodes.actions)
+    every = play_episodes(policy, None, SEEDS, n_kept=1000)
+    step = int(np.ceil(episodes.lengths.sum() / 50))
+    kept = every.actions[:: 1 << (step - 1).bit_length()]
+    np.testing.assert_array_equal(episodes.actions, kept)
+    assert len(every.actions) == episodes.lengths.sum()
+    assert [frame.shape for frame in episodes.frames] == [(8, 12, 3)] * 10
+    assert episodes.frames_per_second == 20.0
+    whole = play_episodes(policy, None, SEEDS, n_frames=1000)
+    assert len(whole.frames) == whole.lengths[0] + 1
+
+
+def test_two_calls_are_equal(tmp_path: Path) -> None:
+    policy = _exported(CASES["recurrent"](), tmp_path)
+    one, other = (play_episodes(policy, None, SEEDS) for _ in range(2))
+    np.testing.assert_array_equal(one.returns, other.returns)
+
+
+def test_an_episode_without_an_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = _exported(make_model(PPO, env=_vectorized(BALL)), tmp_path)
+    monkeypatch.setattr("sb3_clanker.play.episodes.MOST_STEPS", 3)
+    monkeypatch.setattr(Ball, "step", lambda self, _: (self.observe(), 1.0, False, False, {}))
+    with pytest.raises(UnfitEnvironmentError, match=r"tests/Ball-v0: an episode did not end in 3 steps\."):
+        play_episodes(policy, None, [0])
