@@ -6,6 +6,7 @@ import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sb3_clanker.card.wording import number
 from sb3_clanker.dependencies import required_for
 from sb3_clanker.errors import OptionError
 from sb3_clanker.paths import local_path
@@ -95,11 +96,11 @@ def _play(file: PolicyFile, env: Any, episodes: int, *, video: bool) -> Any:
 
     policy = OnnxPolicy.from_file(file)
     done = play_episodes(policy, env, range(episodes), n_kept=_N_ACTIONS, n_frames=n_frames(video=video))
-    caption = f"The first episode that was played for this card (seed 0), of return {done.returns[0]:.4g}:"
+    caption = f"The first episode that was played for this card (seed 0, return {number(float(done.returns[0]))})"
     return Played(
         returns=done.returns,
         actions=done.actions.reshape(len(done.actions), -1),
-        replay=make_replay(done.frames, done.frames_per_second, caption, video=video),
+        replay=make_replay(done.frames, int(done.lengths[0]) + 1, done.frames_per_second, caption, video=video),
     )
 
 

@@ -79,14 +79,6 @@ class Component:
             return np.linspace(self.low, self.high, n)
         return np.unique(np.round(np.linspace(self.low, self.high, n)))
 
-    def draw(self, n: int, rng: np.random.Generator) -> NDArray[np.float64]:
-        """Values as often as training saw them, or anywhere in the range."""
-        if self.seen is not None:
-            drawn = np.interp(rng.random(n), _LEVELS, self.seen.quantiles)
-        else:
-            drawn = rng.uniform(self.low, self.high + self.is_whole, n)
-        return np.clip(np.floor(drawn) if self.is_whole else drawn, self.low, self.high)
-
 
 @dataclass(frozen=True, kw_only=True)
 class ActionPart:

@@ -120,7 +120,11 @@ def make_page(file: PolicyFile, path: Path, run_folder: Path, played: Played | N
     n_elements = size_of_observation(metadata)
     can_run = n_elements <= LARGEST
     answers = respond(policy, components, observations) if can_run else []
-    drawn = draw_actions(policy, components, observations, n_elements) if can_run and not played else None
+    drawn = (
+        draw_actions(policy, components, n_elements, has_images=observations.has_images)
+        if can_run and played is None
+        else None
+    )
     latency = time_predictions(policy, observations.single(), 300, _SECONDS_OF_LATENCY) if can_run else None
     return {
         "title": facts.title(metadata),
@@ -182,7 +186,8 @@ def _figures(
     else:
         yield "return", "unknown", "not evaluated"
     yield "trained", number(metadata.training.num_timesteps), "timesteps"
-    yield "size", *size(n_bytes).split(" ", 1)
+    value, unit = size(n_bytes).split(" ", 1)
+    yield "size", value, unit
     if latency is not None and len(latency):
         value, unit = milliseconds(float(np.median(latency)))
         yield "latency", value, f"{unit}, median"

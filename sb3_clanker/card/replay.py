@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from sb3_clanker.card.wording import count, number
+from sb3_clanker.card.wording import number
 from sb3_clanker.dependencies import required_for
 
 if TYPE_CHECKING:
@@ -65,11 +65,12 @@ def n_frames(*, video: bool) -> int:
 
 
 def make_replay(
-    frames: Sequence[NDArray[np.uint8]], per_second: float | None, caption: str, *, video: bool
+    frames: Sequence[NDArray[np.uint8]], n_all: int, per_second: float | None, caption: str, *, video: bool
 ) -> Replay | None:
     """A moving picture of bounded size.
 
     :param frames: pictures of an episode from its beginning, uint8 of shape (height, width, 3)
+    :param n_all: how many the episode has
     :param per_second: how many there are in a second; None is 30
     :param video: whether it is MP4, which needs imageio-ffmpeg; else it is GIF, of every so many-th picture
     :return: None where there are no pictures
@@ -86,12 +87,13 @@ def make_replay(
     pictures = [picture if picture.size == size else picture.resize(size) for picture in pictures]
     data = _mp4(pictures, rate) if video else _gif(pictures, rate)
     kind = "video/mp4" if video else "image/gif"
+    part = "" if len(pictures) >= n_all else f"the first {number(len(pictures))} of its {number(n_all)} pictures, "
     return Replay(
         source=f"data:{kind};base64,{base64.b64encode(data).decode()}",
         is_video=video,
         width=size[0],
         height=size[1],
-        caption=f"{caption} {count(len(pictures), 'step')}, {number(len(pictures) / rate, 3)} s of the environment.",
+        caption=f"{caption}: {part}{number(len(pictures) / rate, 3)} seconds of the environment.",
     )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sb3_clanker.card.components import ActionPart, Component, Observations
+from sb3_clanker.observations.drawn import draw_from_ranges
 from sb3_clanker.runtime.policy import OnnxPolicy
 
 MOST_PANELS = 24
@@ -17,7 +18,7 @@ MOST_PANELS = 24
 MOST_LINES = 6
 """How many choices have a line of their own in a response curve."""
 _N_VALUES = 33
-_N_DRAWN = 2000
+_N_DRAWN, _FEWEST_DRAWN = 2000, 50
 _N_DRAWN_AT_ONCE = 1 << 20
 _SECONDS = 0.8
 """How long the policy is asked, for all curves."""
@@ -109,19 +110,18 @@ def choose_panels(answers: Sequence[Response], parts: Sequence[ActionPart]) -> t
 
 
 def draw_actions(
-    policy: OnnxPolicy, components: Sequence[Component], observations: Observations, n_elements: int
+    policy: OnnxPolicy, components: Sequence[Component], n_elements: int, *, has_images: bool
 ) -> NDArray[np.float64] | None:
     """Actions on observations drawn from the ranges, each component on its own; None where nothing is known of them.
 
     :param n_elements: how many numbers an observation has
     """
-    known = [component for component in components if component.is_known]
+    metadata = policy.metadata
     n = min(_N_DRAWN, _N_DRAWN_AT_ONCE // max(n_elements, 1))
-    if observations.has_images or not known or len(known) < len(components) or n < 50:
+    if has_images or not components or not all(component.is_known for component in components) or n < _FEWEST_DRAWN:
         return None
-    rng = np.random.default_rng(0)
-    drawn = {(component.key, component.index): component.draw(n, rng) for component in known}
-    return policy.predict(observations.many(n, drawn))[0].reshape(n, -1).astype(np.float64)
+    drawn = draw_from_ranges(metadata.observation_space, metadata.observation_ranges, n, seed=0)
+    return policy.predict(drawn)[0].reshape(n, -1).astype(np.float64)
 
 
 def _of_scores(answer: Response, scores: NDArray[np.float64]) -> Panel:

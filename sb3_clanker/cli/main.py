@@ -1,4 +1,4 @@
-"""The command line: ``sb3-clanker export``, ``validate``, ``inspect`` and ``schema``.
+"""The command line: ``sb3-clanker export``, ``validate``, ``inspect``, ``card`` and ``schema``.
 
 Exit codes: 0, it worked; 1, it did not, with the reason in one line on standard error; 2, wrong usage.
 """
@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 from sb3_clanker import __version__
+from sb3_clanker.cli.card import add_card
 from sb3_clanker.cli.export import add_export
 from sb3_clanker.cli.inspect import add_inspect
 from sb3_clanker.cli.schema import add_schema
@@ -20,7 +21,7 @@ from sb3_clanker.cli.text import complain, flush, open_standard_streams
 from sb3_clanker.cli.validate import add_validate
 from sb3_clanker.errors import ClankerError, PublicationError
 
-_VERBS = (add_export, add_validate, add_inspect, add_schema)
+_VERBS = (add_export, add_validate, add_inspect, add_card, add_schema)
 _EPILOG = "exit codes: 0 it worked, 1 it did not, or not all (the reason is one line on standard error), 2 wrong usage"
 
 

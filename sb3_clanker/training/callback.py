@@ -11,6 +11,7 @@ import gymnasium as gym
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_clanker.card.training import Cards
 from sb3_clanker.export.exporter import Exporter
 from sb3_clanker.export.publish import ExportReport
 from sb3_clanker.options import ExportOptions, OptionsSource, as_options
@@ -90,6 +91,8 @@ class OnnxCheckpointCallback(BaseCallback):
         keeps all. The best, the final, what is followed, and what is not proven to be ours are never deleted
     :param save_final: whether to write ``final_model`` at the end of training
     :param overwrite: whether files of an earlier training are overwritten, rather than moved out of the way
+    :param card: whether the best and the final get a policy card, ``best_model.card.html``: after their files, for at
+        most a hundredth of the time of the training before its end. One that fails is logged, whatever ``on_error`` is
     :param on_error: what a failed export does after the first step: ``"warn"`` logs and counts it, and training goes
         on; ``"raise"`` raises
     :param options: options of every export; also as a mapping, as a YAML file gives it
@@ -124,6 +127,7 @@ class OnnxCheckpointCallback(BaseCallback):
         keep_last: int | None = None,
         save_final: bool = True,
         overwrite: bool = False,
+        card: bool = False,
         on_error: Literal["warn", "raise"] = "warn",
         options: OptionsSource = ExportOptions(),
         verbose: int = 0,
@@ -147,6 +151,7 @@ class OnnxCheckpointCallback(BaseCallback):
         self.keep_last = keep_last
         self.save_final = save_final
         self.overwrite = overwrite
+        self.card = card
         self.on_error = on_error
         self.options = as_options(options)
         self.reports: list[ExportReport] = []
@@ -158,6 +163,7 @@ class OnnxCheckpointCallback(BaseCallback):
         self._event: BaseCallback | None = None
         self._is_on_new_best = False
         self._retention = Retention(keep_last, [], overwrite=overwrite)
+        self._cards: Cards | None = None
         self._training: Training | None = None
         self._is_finished = False
         self._run = "", ""
@@ -182,7 +188,7 @@ class OnnxCheckpointCallback(BaseCallback):
 
     def __getstate__(self) -> dict[str, Any]:
         """What a pickle has of it: nothing of a training that goes on, which nobody can go on with elsewhere."""
-        return vars(self) | {"_training": None, "_places": {}, "_followed": ()}
+        return vars(self) | {"_training": None, "_places": {}, "_followed": (), "_cards": None}
 
     @property
     def best_mean_reward(self) -> float:
@@ -242,6 +248,7 @@ class OnnxCheckpointCallback(BaseCallback):
             self._judge = self.evaluation
             settings.require_alike(self.training_env, self.evaluation.eval_env)
             prepare(self.evaluation, self, log, raises=self.on_error == "raise")
+        self._cards = Cards(log and log.parent) if self.card else None
         training.at_start(lambda: self._look_back(training, log))
         training.at_start(lambda: training.at_interruption(self._write_final) if self._has_final else None)
 
@@ -335,7 +342,9 @@ class OnnxCheckpointCallback(BaseCallback):
 
     def _leave(self) -> None:
         """The training is over, whoever else is a callback of it: sum up."""
-        self._training, self._places, self._followed = None, {}, ()
+        if self._cards is not None:
+            self._cards.write()
+        self._training, self._places, self._followed, self._cards = None, {}, (), None
         n_reports, n_failures = self._counted
         sum_up(self.reports[n_reports:], self.failures[n_failures:], verbose=self.verbose)
 
@@ -365,6 +374,8 @@ class OnnxCheckpointCallback(BaseCallback):
             evaluation = self._last.known(judge, self.model.num_timesteps)
             report = self._writer.write(folder, checkpoint, evaluation, self._retention, there)
             self.reports.append(report)
+            if self._cards is not None and checkpoint in (BEST, FINAL):
+                self._cards.add(report.path)
             if self.verbose >= 1:
                 say_written(report)
         except Exception as error:  # a training must not end because of an export, whatever went wrong in it

@@ -32,6 +32,7 @@ def test_the_best_and_the_final_model_have_their_names() -> None:
             f"{stem}_replay_buffer.pkl",
             f"{stem}.vectors.json",
             f"{stem}.onnx",
+            f"{stem}.card.html",
         ]
 
 
