@@ -20,6 +20,7 @@ from sb3_clanker.run_folder.names import BEST, FINAL, POLICY
 LOG = "evaluations.npz"
 """What ``EvalCallback`` calls its log."""
 _LARGEST_LOG = 1 << 26
+_LARGEST, _LATEST = 1e300, 10**18
 _MOST_POINTS = 300
 _MOST_CHECKPOINTS = 60
 
@@ -70,7 +71,8 @@ def read_log(folder: Path) -> Evaluations | None:
             results = np.asarray(log["results"], dtype=np.float64).reshape(len(timesteps), -1)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, NotImplementedError):
         return None
-    finite = np.isfinite(timesteps) & np.isfinite(results).all(axis=1) & (results.shape[1] > 0)
+    are_numbers = (np.abs(results) <= _LARGEST).all(axis=1) & (results.shape[1] > 0)
+    finite = (timesteps >= 0) & (timesteps <= _LATEST) & are_numbers
     timesteps, results = timesteps[finite], results[finite]
     if not len(timesteps):
         return None
@@ -91,11 +93,9 @@ def of_records(records: list[PolicyMetadata]) -> Evaluations | None:
     for record in records:
         evaluation = record.training.evaluation
         if evaluation is not None and evaluation.mean_reward is not None:
-            found[evaluation.num_timesteps] = (
-                evaluation.mean_reward,
-                evaluation.std_reward or 0.0,
-                evaluation.n_episodes,
-            )
+            numbers = evaluation.mean_reward, evaluation.std_reward or 0.0
+            mean, deviation = (min(max(value, -_LARGEST), _LARGEST) for value in numbers)
+            found[_bounded(evaluation.num_timesteps)] = mean, deviation, evaluation.n_episodes
     if not found:
         return None
     steps = sorted(found)
@@ -137,7 +137,12 @@ def marks(path: Path, records: dict[str, PolicyMetadata]) -> Iterator[Mark]:
         label = names.get(stem, "this policy" if is_this else "")
         if len(records) == 1:
             label = short(label)
-        yield Mark(timesteps=float(min(record.training.num_timesteps, 10**18)), label=label, is_this=is_this)
+        yield Mark(timesteps=float(_bounded(record.training.num_timesteps)), label=label, is_this=is_this)
+
+
+def _bounded(num_timesteps: int) -> int:
+    """A number of timesteps that has a place on an axis, whatever a record says."""
+    return min(max(num_timesteps, 0), _LATEST)
 
 
 def _is_alike(record: PolicyMetadata, metadata: PolicyMetadata) -> bool:

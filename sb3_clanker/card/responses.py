@@ -100,13 +100,14 @@ def choose_panels(answers: Sequence[Response], parts: Sequence[ActionPart]) -> t
 
     Where there are too many, the most influential are taken, the most influential first.
     """
-    panels = [_of_scores(answer, answer.scores) for answer in answers if answer.scores is not None]
-    if not panels:
-        panels = [_of_part(answer, index, part) for index, part in enumerate(parts) for answer in answers]
-    n_all = len(panels)
-    if n_all > MOST_PANELS:
-        panels = sorted(panels, key=lambda panel: -panel.influence)[:MOST_PANELS]
-    return panels, n_all
+    if any(answer.scores is not None for answer in answers):
+        panels = [_of_scores(answer, answer.scores) for answer in answers if answer.scores is not None]
+        return _most_influential(panels), len(panels)
+    n_all = len(answers) * len(parts)
+    influences = np.array([_influences(answer, parts) for answer in answers]).reshape(len(answers), len(parts)).T
+    order = np.argsort(-influences, axis=None, kind="stable")[:MOST_PANELS] if n_all > MOST_PANELS else range(n_all)
+    places = (divmod(int(place), len(answers)) for place in order)
+    return [_of_part(answers[j], i, parts[i], float(influences[i, j])) for i, j in places], n_all
 
 
 def draw_actions(
@@ -141,21 +142,34 @@ def _of_scores(answer: Response, scores: NDArray[np.float64]) -> Panel:
     )
 
 
-def _of_part(answer: Response, index: int, part: ActionPart) -> Panel:
-    actions = answer.actions[:, index]
-    if part.choices:
-        influence = float(np.mean(actions != actions[len(actions) // 2]))
-    else:
-        influence = _spread(actions[None]) / ((part.high - part.low) or 1.0)
+def _of_part(answer: Response, index: int, part: ActionPart, influence: float) -> Panel:
     return Panel(
         component=answer.component,
         part=part,
         values=answer.values,
-        lines=actions[None],
+        lines=answer.actions[None, :, index],
         low=part.low,
         high=part.high,
         influence=influence,
     )
+
+
+def _influences(answer: Response, parts: Sequence[ActionPart]) -> NDArray[np.float64]:
+    """By how much of its range each number of the action changes; of choices, how often it is another."""
+    actions = answer.actions[:, : len(parts)]
+    finite = actions[np.isfinite(actions).all(axis=1)]
+    ranges = np.array([(part.high - part.low) or 1.0 for part in parts])
+    if not len(finite):
+        return np.zeros(len(parts))
+    is_other = (finite != finite[len(finite) // 2]).mean(axis=0)
+    is_choice = np.array([bool(part.choices) for part in parts])
+    return np.asarray(np.where(is_choice, is_other, np.ptp(finite, axis=0) / ranges), dtype=np.float64)
+
+
+def _most_influential(panels: list[Panel]) -> list[Panel]:
+    if len(panels) <= MOST_PANELS:
+        return panels
+    return sorted(panels, key=lambda panel: -panel.influence)[:MOST_PANELS]
 
 
 def _spread(lines: NDArray[np.float64]) -> float:

@@ -110,7 +110,7 @@ class Scale:
     @classmethod
     def over(cls, low: float, high: float, start: float, end: float) -> Scale:
         """One that has room, also where all numbers are the same."""
-        if not low < high:
+        if not low / 2 < high / 2:
             room = abs(low) * 0.1 or 1.0
             low, high = low - room, high + room
         return cls(low, high, start, end)

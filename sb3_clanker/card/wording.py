@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 
 from sb3_clanker.display import printable
 
 _MINUS = "\u2212"
 _LONGEST = 90
+_LONG = 10**15
 
 
 def number(value: float | None, digits: int = 4) -> str:
     """A number for people: a true minus sign, thousands apart, no digit that says nothing."""
-    if value is None or math.isnan(value):
+    if value is None or value != value:
         return "none"
+    if isinstance(value, int):
+        return f"{value:,}".replace("-", _MINUS) if abs(value) < _LONG else "beyond 10^15"
     if math.isinf(value):
         return f"{_MINUS if value < 0 else ''}\u221e"
     if abs(value) >= 1e7 or 0 < abs(value) < 1e-4:
-        text = f"{value:.{min(digits, 3) - 1}e}".replace("e+0", "e").replace("e-0", "e-").replace("e+", "e")
+        text = re.sub(r"e\+?(-?)0*", r"e\1", f"{value:.{min(digits, 3)}g}")
     elif abs(value) >= 10 ** (digits - 1):
         text = f"{value:,.0f}"
     else:
@@ -40,7 +44,7 @@ def milliseconds(value: float) -> tuple[str, str]:
 
 def count(n: int, thing: str, things: str | None = None) -> str:
     """So many of a thing: ``1 step``, ``2,000 steps``."""
-    return f"{_whole(n)} {thing if n == 1 else things or f'{thing}s'}"
+    return f"{number(n)} {thing if n == 1 else things or f'{thing}s'}"
 
 
 def size(n_bytes: int) -> str:
@@ -61,7 +65,3 @@ def listing(texts: Iterable[str]) -> str:
     """Things in a sentence: ``a, b and c``."""
     *others, last = texts
     return f"{', '.join(others)} and {last}" if others else last
-
-
-def _whole(n: int) -> str:
-    return f"{n:,}" if abs(n) < 10**15 else number(float(n)) if abs(n) < 10**300 else "very many"
