@@ -22,6 +22,7 @@ from sb3_clanker.errors import (
     MissingDependencyError,
     MissingFileError,
     NonFiniteWeightsError,
+    ObservationFileError,
     OptionError,
     PolicyFileError,
     PublicationError,
@@ -213,6 +214,12 @@ def test_every_warning_is_a_clanker_warning(cls: type[Warning]) -> None:
             UnfitEnvironmentError("Pong-v5", "it has TimeLimit", "Play another."),
             ValueError,
             "Cannot play this policy in Pong-v5: it has TimeLimit. Play another.",
+        ),
+        (
+            ObservationFileError(_PATH, "it is a text"),
+            ValueError,
+            f"{_PATH}: it is a text. Save raw observations with numpy: one array, rows first, with numpy.save(), "
+            "or one for each key with numpy.savez().",
         ),
         (
             InferenceError("no memory"),

@@ -84,9 +84,8 @@ class Ranges:
             for first in range(0, n, len(self._buffer)):
                 self.add({key: observations[key][first : first + len(self._buffer)] for key in self.keys})
             return
-        rows = self._buffer[start : start + n]
         for key, column in self._columns.items():
-            rows[:, column] = observations[key].reshape(n, column.stop - column.start)
+            self._buffer[start : start + n, column] = observations[key].reshape(n, column.stop - column.start)
         self._n_buffered = start + n
 
     def record(self) -> ObservationRanges | None:

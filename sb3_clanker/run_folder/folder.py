@@ -86,6 +86,23 @@ class TrainingFolder:
         """The record of the best policy so far, None where there is none, or none that can be read."""
         return self._record(BEST)
 
+    def newest(self, name_prefixes: Iterable[str], num_timesteps: int) -> PolicyMetadata | None:
+        """The record of the newest policy up to a number of timesteps, None where there is none that can be read.
+
+        :param name_prefixes: how the names of numbered checkpoints begin
+        """
+        names = [path.name for path in self._path.glob(f"*_steps{POLICY.suffix}")]
+        written = {
+            steps: Checkpoint.numbered(prefix, steps)
+            for prefix in name_prefixes
+            for steps in (numbered_timesteps(name, prefix) for name in names)
+            if steps is not None and steps <= num_timesteps
+        }
+        last = [written[max(written)]] if written else []
+        records = [record for each in (BEST, FINAL, *last) if (record := self._record(each)) is not None]
+        past = [record for record in records if record.training.num_timesteps <= num_timesteps]
+        return max(past, key=lambda record: record.training.num_timesteps, default=None)
+
     def numbered(self, name_prefix: str, num_timesteps: int) -> list[WrittenCheckpoint]:
         """Numbered checkpoints from before, oldest first, up to a number of timesteps.
 

@@ -19,6 +19,7 @@ from sb3_clanker.public import public
 from sb3_clanker.run_folder.names import BEST, FINAL, Checkpoint
 from sb3_clanker.run_folder.retention import Retention
 from sb3_clanker.sb3.normalization import resolve_normalization
+from sb3_clanker.sb3.seen import SeenObservations
 from sb3_clanker.training import settings
 from sb3_clanker.training.evaluation import (
     Judge,
@@ -36,7 +37,7 @@ from sb3_clanker.training.place import Place, places_of
 from sb3_clanker.training.placeholders import RunPath, fill_in
 from sb3_clanker.training.rollouts import Rollouts
 from sb3_clanker.training.run import Training, event_of
-from sb3_clanker.training.writing import CheckpointWriter
+from sb3_clanker.training.writing import CheckpointWriter, watch
 
 
 @public
@@ -169,6 +170,7 @@ class OnnxCheckpointCallback(BaseCallback):
         self._run = "", ""
         self._places: dict[Path, Place] = {}
         self._followed: tuple[Followed, ...] = ()
+        self._seen: SeenObservations | None = None
         self._trained: tuple[object, Path | None] | None = None
         self._counted = 0, 0
         self._best_before = float("-inf")
@@ -275,6 +277,9 @@ class OnnxCheckpointCallback(BaseCallback):
             score = place.look_back(steps, is_own=self._goes_on(), overwrite=self.overwrite, log=of_place)
             if path == self._folder:
                 self._best_before = score
+        if self.options.observation_ranges:
+            is_new = steps == 0 or not self._goes_on()
+            self._seen = watch(self.model, training, self._places.values(), None if is_new else self._seen)
         for followed in self._followed:
             followed.at_step(functools.partial(self._complete, followed), training)
         self._trained = self.model, self.save_path
@@ -372,7 +377,8 @@ class OnnxCheckpointCallback(BaseCallback):
         try:
             there = follows.files(checkpoint, self.model) if follows else {}
             evaluation = self._last.known(judge, self.model.num_timesteps)
-            report = self._writer.write(folder, checkpoint, evaluation, self._retention, there)
+            ranges = self._seen.record() if self._seen else None
+            report = self._writer.write(folder, checkpoint, evaluation, self._retention, there, ranges)
             self.reports.append(report)
             if self._cards is not None and checkpoint in (BEST, FINAL):
                 self._cards.add(report.path)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from stable_baselines3.common.callbacks import EvalCallback
 
+from sb3_clanker.policy_file.record import ObservationRanges
 from sb3_clanker.run_folder.folder import TrainingFolder
 from sb3_clanker.run_folder.names import BEST, FINAL, Checkpoint
 from sb3_clanker.training import settings
@@ -65,6 +66,16 @@ class Place:
         """Whether the best here is one that is remembered: by who writes it itself, in whichever training."""
         writes_here = isinstance(judge, EvalCallback) and Followed(judge).folder == self.path
         return judge.best_mean_reward > float("-inf") and (is_own or writes_here)
+
+
+def ranges_before(places: Iterable[Place], num_timesteps: int) -> ObservationRanges | None:
+    """What was seen before, by the newest policy that a run goes on from; None at its beginning.
+
+    :param num_timesteps: where the run stands
+    """
+    found = (place.folder.newest(place.name_prefixes, num_timesteps) for place in places if num_timesteps > 0)
+    newest = max(filter(None, found), key=lambda record: record.training.num_timesteps, default=None)
+    return newest.observation_ranges if newest else None
 
 
 def places_of(path: Path, name_prefix: str, followed: Sequence[Followed], training: Training) -> dict[Path, Place]:

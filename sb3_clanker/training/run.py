@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import FrameType, MethodType
 from typing import Any
 
@@ -85,6 +85,20 @@ class Training(Owner):
     def at_start(self, action: Callable[[], object]) -> None:
         """Do something when it begins: when all callbacks are content, and before the first step."""
         self._at_start.append(action)
+
+    def watch(self, look: Callable[[Mapping[str, Any]], object]) -> None:
+        """Look at each step, before any callback does, as long as this lasts.
+
+        :param look: is given what the algorithm has told its callbacks, their ``locals``
+        """
+        if (root := self.root) is None:
+            return
+
+        def step(on_step: Callable[[], bool]) -> bool:
+            look(root.locals)
+            return on_step()
+
+        self.stand_in(root, "on_step", step, stays=True)
 
     def at_interruption(self, write: Callable[[], object]) -> None:
         """Write something before SIGINT or SIGTERM ends it; see :mod:`sb3_clanker.training.interruption`."""

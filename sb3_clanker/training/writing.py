@@ -1,9 +1,9 @@
-"""What: the files of one checkpoint of a training, written together."""
+"""What: the files of one checkpoint of a training, written together, and what is kept for them from step to step."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -11,11 +11,14 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_clanker.export.exporter import Exporter
 from sb3_clanker.export.publish import ExportReport, publish
-from sb3_clanker.policy_file.record import EvaluationRecord
+from sb3_clanker.policy_file.record import EvaluationRecord, ObservationRanges
 from sb3_clanker.run_folder.names import BEST, FINAL, Checkpoint, FileKind
 from sb3_clanker.run_folder.retention import Retention
 from sb3_clanker.sb3.normalization import resolve_normalization
 from sb3_clanker.sb3.saving import rehearse, to_save
+from sb3_clanker.sb3.seen import SeenObservations
+from sb3_clanker.training.place import Place, ranges_before
+from sb3_clanker.training.run import Training
 
 
 class CheckpointWriter:
@@ -42,12 +45,14 @@ class CheckpointWriter:
         evaluation: EvaluationRecord | None,
         retention: Retention,
         there: Mapping[FileKind, Path] = MappingProxyType({}),
+        ranges: ObservationRanges | None = None,
     ) -> ExportReport:
         """Write one.
 
         :param evaluation: what made the policy the best, or else the last one before
         :param retention: counts those that are numbered, and wholly ours
         :param there: files of it that another callback has just written
+        :param ranges: what training saw of observations, None where nobody kept it
         """
         if checkpoint == BEST:
             self._exporter.check_finite()  # the last good best is worth more than the .zip of a policy that diverged
@@ -62,6 +67,23 @@ class CheckpointWriter:
             saved={kind: write for kind, write in saved.items() if kind not in there},
             there=there,
             evaluation=evaluation,
+            ranges=ranges,
             durable=checkpoint == FINAL,
             committed=count if is_numbered and not there else None,
         )
+
+
+def watch(
+    model: BaseAlgorithm, training: Training, places: Iterable[Place], seen: SeenObservations | None
+) -> SeenObservations:
+    """Keep ranges of what a training sees, as long as it lasts.
+
+    :param places: where lies what it may go on from
+    :param seen: those of the ``learn()`` before, where it goes on with that
+    """
+    if seen is None:
+        before = ranges_before(places, model.num_timesteps)
+        seen = SeenObservations(model, resolve_normalization(model, "auto"), before)
+    training.watch(seen.look)
+    seen.start()
+    return seen

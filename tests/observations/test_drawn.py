@@ -53,8 +53,8 @@ def test_each_component_is_drawn_by_its_quantiles() -> None:
     of_record, batch = record(), draw(record())
     rows = batch["arm"].reshape(5_000, 4)
     (arm, ticks) = of_record.ranges
-    assert (rows >= np.float32(arm.minimum)).all()
-    assert (rows <= np.float32(arm.maximum)).all()
+    assert (rows >= np.array(arm.minimum, np.float32)).all()
+    assert (rows <= np.array(arm.maximum, np.float32)).all()
     levels = [[(column <= value).mean() for value in row] for column, row in zip(rows.T, arm.quantiles, strict=True)]
     assert np.abs(np.subtract(levels, QUANTILES)).max() < 0.03
     assert set(np.unique(batch["ticks"])) == set(range(-5, 6))
