@@ -14,6 +14,8 @@ from sb3_clanker.errors import *
 
 with required_for("sb3_clanker", READING):
     from sb3_clanker.card.card import policy_card as policy_card
+    from sb3_clanker.comparison.policies import PolicyComparison as PolicyComparison
+    from sb3_clanker.comparison.policies import compare_policies as compare_policies
     from sb3_clanker.options import ExportOptions as ExportOptions
     from sb3_clanker.policy_file.reading import read_metadata as read_metadata
     from sb3_clanker.policy_file.record import PolicyMetadata as PolicyMetadata

@@ -28,7 +28,7 @@ class Shown:
         first: dict[str, str] = {}
         for label, text in self.facts():
             first.setdefault(label, text)
-        texts = (_short(first[label]) for label in self._in_short if label in first)
+        texts = (short(first[label]) for label in self._in_short if label in first)
         return f"<{type(self).__name__}: {'; '.join(texts)}>"
 
     def _repr_html_(self) -> str:
@@ -48,9 +48,12 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
-def _short(text: str) -> str:
-    return printable(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}...")
+def short(text: object, longest: int = _LONGEST) -> str:
+    """The beginning of a text, which may be a stranger's and of any length, as one that can be printed."""
+    whole = str(text)
+    shown = printable(whole[:longest])  # which may have become longer
+    return shown if len(whole) <= longest and len(shown) <= longest else f"{shown[:longest]}..."
 
 
 def _cell(tag: str, text: str) -> str:
-    return f'<{tag} style="text-align: left">{html.escape(_short(text))}</{tag}>'
+    return f'<{tag} style="text-align: left">{html.escape(short(text))}</{tag}>'

@@ -37,6 +37,7 @@ FilesFailedError (ClankerError, ValueError)
 FolderInUseError (ClankerError, OSError)
 ForeignFileError (PolicyFileError)
 GraphError (ClankerError, RuntimeError)
+IncomparablePoliciesError (ClankerError, ValueError)
 InferenceError (ClankerError, RuntimeError)
 InnerNormalizationWarning (ClankerWarning)
 LatencyError (ClankerError, ValueError)
@@ -76,6 +77,10 @@ OnnxPolicy(path: str | Path)
     .rng
     .run(self, inputs: Mapping[str, Array]) -> dict[str, Array]
 OptionError (ClankerError, ValueError)
+PolicyComparison(*, first: str, second: str, same_digest: bool, actions: ActionDifferences, returns: ReturnDifferences
+        | None, differences: tuple[RecordDifference, ...])
+    .act_the_same
+    .facts(self) -> Iterator[tuple[str, str]]
 PolicyFileError (ClankerError, ValueError)
 PolicyMetadata: schema_version, algorithm, policy_class, observation_space, action_space, inputs, outputs,
         predict_dtype, recurrent, sampling, opset_version, ir_version, normalization, frame_stacks, environment,
@@ -106,6 +111,9 @@ VectorsError (ClankerError, ValueError)
 VectorsMismatchError (ClankerError, ValueError)
 WorkerError (ClankerError, ChildProcessError)
 check_target(metadata: PolicyMetadata, target: str) -> TargetReport
+compare_policies(first: str | Path | OnnxPolicy, second: str | Path | OnnxPolicy, *, observations: str | Path |
+        NDArray[Any] | Mapping[str, NDArray[Any]] | None = None, env: str | Playable | None = None, n_episodes: int =
+        0, n_observations: int = 1000, seed: int = 0) -> PolicyComparison
 export_policy(model: BaseAlgorithm, path: str | Path, *, vec_normalize: NormalizationSource = 'auto', options:
         OptionsSource = ExportOptions()) -> ExportReport
 load_checkpoint(path: str | Path, *, env: gym.Env[Any, Any] | VecEnv | None = None, algorithm: type[BaseAlgorithm] |

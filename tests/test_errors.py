@@ -17,6 +17,7 @@ from sb3_clanker.errors import (
     FileInTheWayError,
     FilesFailedError,
     ForeignFileError,
+    IncomparablePoliciesError,
     InferenceError,
     MetadataError,
     MissingDependencyError,
@@ -222,6 +223,12 @@ def test_every_warning_is_a_clanker_warning(cls: type[Warning]) -> None:
             "or one for each key with numpy.savez().",
         ),
         (
+            IncomparablePoliciesError("action", "is Box, and that of the second Discrete", ()),
+            ValueError,
+            "Cannot compare how these policies act: the action of the first is Box, and that of the second Discrete. "
+            "Compare policies of the same spaces.",
+        ),
+        (
             InferenceError("no memory"),
             RuntimeError,
             "The graph failed while it ran: no memory. Validate the file, or export the policy again.",
@@ -259,6 +266,8 @@ def test_facts_stay_on_the_error() -> None:
     assert MetadataError(_PATH, ["a: missing"]).problems == ("a: missing",)
     unfit = UnfitEnvironmentError("Pong-v5", "it has TimeLimit")
     assert (unfit.environment, unfit.problem) == ("Pong-v5", "it has TimeLimit")
+    incomparable = IncomparablePoliciesError("action", "is Box", ())
+    assert (incomparable.role, incomparable.differences) == ("action", ())
     assert FilesFailedError(["a.onnx"], 2).failed == ("a.onnx",)
     version = SchemaVersionError(None, 3, 2)
     assert (version.path, version.found, version.known) == (None, 3, 2)

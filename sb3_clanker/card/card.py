@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sb3_clanker.card.wording import number
 from sb3_clanker.dependencies import required_for
 from sb3_clanker.errors import OptionError
 from sb3_clanker.paths import local_path
+from sb3_clanker.play.environment import Playable
 from sb3_clanker.policy_file.reading import PolicyFile, read_policy_file
 from sb3_clanker.public import public
 from sb3_clanker.run_folder.names import CARD
 from sb3_clanker.run_folder.publication import Publication
 
 if TYPE_CHECKING:
-    import gymnasium as gym
     import jinja2
+
+    from sb3_clanker.card.replay import Played
 
 _MOST_EPISODES = 1000
 _N_ACTIONS = 5000
@@ -29,7 +31,7 @@ def policy_card(
     path: str | Path,
     *,
     run_folder: str | Path | None = None,
-    env: str | gym.Env[Any, Any] | None = None,
+    env: str | Playable | None = None,
     episodes: int = 0,
     video: bool = False,
 ) -> str:
@@ -81,7 +83,9 @@ def card_path(path: Path) -> Path:
     return path.with_name(CARD.name(path.stem))
 
 
-def _render(file: PolicyFile, path: Path, run_folder: Path, env: Any, episodes: int, *, video: bool) -> str:
+def _render(
+    file: PolicyFile, path: Path, run_folder: Path, env: str | Playable | None, episodes: int, *, video: bool
+) -> str:
     with required_for("A policy card", _INSTALL):
         from sb3_clanker.card.page import make_page
 
@@ -89,7 +93,7 @@ def _render(file: PolicyFile, path: Path, run_folder: Path, env: Any, episodes: 
     return _template().render(make_page(file, path, run_folder, played))
 
 
-def _play(file: PolicyFile, env: Any, episodes: int, *, video: bool) -> Any:
+def _play(file: PolicyFile, env: str | Playable | None, episodes: int, *, video: bool) -> Played:
     from sb3_clanker.card.replay import Played, make_replay, n_frames
     from sb3_clanker.play.episodes import play_episodes
     from sb3_clanker.runtime.policy import OnnxPolicy

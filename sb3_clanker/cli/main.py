@@ -1,11 +1,13 @@
-"""The command line: ``sb3-clanker export``, ``validate``, ``inspect``, ``card`` and ``schema``.
+"""The command line: ``sb3-clanker export``, ``validate``, ``inspect``, ``diff``, ``card`` and ``schema``.
 
-Exit codes: 0, it worked; 1, it did not, with the reason in one line on standard error; 2, wrong usage.
+Exit codes: 0, it worked; 1, it did not, with the reason in one line on standard error; 2, wrong usage. Those of
+``diff`` are what a shell expects: 1, the two are not the same; 2, it did not work.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 import warnings
 from collections.abc import Sequence
@@ -14,6 +16,7 @@ from typing import Any
 
 from sb3_clanker import __version__
 from sb3_clanker.cli.card import add_card
+from sb3_clanker.cli.diff import add_diff
 from sb3_clanker.cli.export import add_export
 from sb3_clanker.cli.inspect import add_inspect
 from sb3_clanker.cli.schema import add_schema
@@ -21,7 +24,7 @@ from sb3_clanker.cli.text import complain, flush, open_standard_streams
 from sb3_clanker.cli.validate import add_validate
 from sb3_clanker.errors import ClankerError, PublicationError
 
-_VERBS = (add_export, add_validate, add_inspect, add_card, add_schema)
+_VERBS = (add_export, add_validate, add_inspect, add_diff, add_card, add_schema)
 _EPILOG = "exit codes: 0 it worked, 1 it did not, or not all (the reason is one line on standard error), 2 wrong usage"
 
 
@@ -36,20 +39,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = _parse(arguments)
     except PublicationError as error:
         return _fail(error)
+    fail = functools.partial(_fail, code=options.failure)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
-            options.run(options)
+            code: int | None = options.run(options)
         flush()
     except ClankerError as error:
-        return _fail(error)
+        return fail(error)
     except KeyboardInterrupt:
-        return _fail("interrupted")
+        return fail("interrupted")
     except (Exception, SystemExit) as error:  # a mistake of this package, or whatever the code in a file does
         if sys.flags.dev_mode:
             raise
-        return _fail(f"unexpected {type(error).__name__}: {error} (python -X dev -m sb3_clanker shows where)")
-    return 0
+        return fail(f"unexpected {type(error).__name__}: {error} (python -X dev -m sb3_clanker shows where)")
+    return code or 0
 
 
 class _Parser(argparse.ArgumentParser):
@@ -64,7 +68,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--version", action="version", version=f"sb3-clanker {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    parser.set_defaults(check=lambda _: None)  # a verb has its own where its arguments may contradict each other
+    parser.set_defaults(check=lambda _: None, failure=1)  # a verb has its own where it checks its arguments itself
     for add_verb in _VERBS:
         add_verb(commands)
     try:
@@ -75,11 +79,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         flush()  # its help is of no use where it cannot be written
 
 
-def _fail(reason: object) -> int:
+def _fail(reason: object, code: int = 1) -> int:
     with suppress(PublicationError):
         flush()
     complain(reason)
-    return 1
+    return code
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from sb3_clanker.dependencies import SPACES, required_for
-from sb3_clanker.display import printable
+from sb3_clanker.display import short
 from sb3_clanker.errors import OptionError, UnfitEnvironmentError
 from sb3_clanker.policy_file.record import EnvironmentRecord, PolicyMetadata
 
@@ -19,6 +19,17 @@ if TYPE_CHECKING:
     import gymnasium as gym
 
 Env: TypeAlias = "gym.Env[Any, Any]"
+
+
+class Playable(Protocol):
+    """An environment, as a ``gymnasium.Env`` is one."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Begin an episode."""
+
+    def step(self, action: Any, /) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Take a step."""
+
 
 _IN_THIS_PROCESS = "DummyVecEnv"
 """Behind it, a record names the wrappers of the environment itself."""
@@ -32,11 +43,10 @@ _BYSTANDERS = {
     *("RecordEpisodeStatistics", "RecordVideo", "HumanRendering", "RenderCollection"),
 }
 """Wrappers that check and take notes."""
-_LONGEST = 300
 
 
 @contextmanager
-def open_environment(metadata: PolicyMetadata, env: str | Env | None, *, renders: bool = False) -> Iterator[Env]:
+def open_environment(metadata: PolicyMetadata, env: str | Playable | None, *, renders: bool = False) -> Iterator[Env]:
     """The environment to play a policy in; closed afterwards, unless it is the caller's own.
 
     A record may come from a stranger: what it names is made only if it is registered already, or by a plugin of
@@ -59,7 +69,7 @@ def open_environment(metadata: PolicyMetadata, env: str | Env | None, *, renders
         return
     if not (env is None or isinstance(env, str)):
         raise OptionError("env", env, "the id of an environment, a gymnasium.Env, or None")
-    spec = _spec_of(metadata) if env is None else _named(metadata, env)
+    spec = specification(metadata, env)
     _check_vectorized(metadata, spec.id)
     kwargs: dict[str, Any] = {name: value for name, value in spec.kwargs.items() if name != "render_mode"}
     if renders:
@@ -67,7 +77,7 @@ def open_environment(metadata: PolicyMetadata, env: str | Env | None, *, renders
     try:
         made = gym.make(spec.id, **kwargs)
     except Exception as error:  # it is the environment's own code
-        raise UnfitEnvironmentError(_short(spec), f"gymnasium cannot make it ({_short(describe(error))})") from error
+        raise UnfitEnvironmentError(short(spec), f"gymnasium cannot make it ({short(describe(error))})") from error
     try:
         _check_wrappers(metadata, made, spec.id)
         yield made
@@ -83,33 +93,31 @@ def describe(error: Exception) -> str:
 def name_of(env: Env) -> str:
     """What an environment is called."""
     spec = env.unwrapped.spec
-    return _short(type(env.unwrapped).__name__ if spec is None else spec.id)
+    return short(type(env.unwrapped).__name__ if spec is None else spec.id)
 
 
-def _spec_of(metadata: PolicyMetadata) -> EnvironmentRecord:
-    """The environment of a record, if that says all there is to know."""
-    spec = metadata.environment_spec
-    if spec is None:
+def specification(metadata: PolicyMetadata, env_id: str | None) -> EnvironmentRecord:
+    """What is made for a policy.
+
+    :param env_id: as the caller gave it, None for what its record says
+    :raises UnfitEnvironmentError: its record does not say enough
+    """
+    recorded = metadata.environment_spec
+    if env_id is not None and (recorded is None or recorded.id != env_id):
+        return EnvironmentRecord(id=env_id, kwargs={})
+    if recorded is None:
         raise UnfitEnvironmentError(
-            _short(" of ".join(metadata.environment)) or "its environment",
+            short(" of ".join(metadata.environment)) or "its environment",
             "the record does not say how gymnasium makes it",
             "Name its id, or make it yourself, and pass either as env.",
         )
-    if spec.omitted:
+    if recorded.omitted:
         raise UnfitEnvironmentError(
-            _short(spec), f"the record leaves out some of its arguments ({_short(', '.join(spec.omitted))})"
+            short(recorded), f"the record leaves out some of its arguments ({short(', '.join(recorded.omitted))})"
         )
-    if ":" in spec.id:
-        raise UnfitEnvironmentError(_short(spec), "no module is imported because a record names it")
-    return spec
-
-
-def _named(metadata: PolicyMetadata, env_id: str) -> EnvironmentRecord:
-    """The environment of an id that the caller gave, with its arguments where it is that of the record."""
-    recorded = metadata.environment_spec
-    if recorded is not None and recorded.id == env_id:
-        return _spec_of(metadata)
-    return EnvironmentRecord(id=env_id, kwargs={})
+    if ":" in recorded.id:
+        raise UnfitEnvironmentError(short(recorded), "no module is imported because a record names it")
+    return recorded
 
 
 def _check_vectorized(metadata: PolicyMetadata, env_id: str) -> None:
@@ -119,7 +127,7 @@ def _check_vectorized(metadata: PolicyMetadata, env_id: str) -> None:
     for name in names[:end]:
         if name not in _VECTORIZED:
             raise UnfitEnvironmentError(
-                _short(env_id), f"the policy was trained through {_short(name)}, which the file does not hold"
+                short(env_id), f"the policy was trained through {short(name)}, which the file does not hold"
             )
 
 
@@ -134,9 +142,9 @@ def _check_wrappers(metadata: PolicyMetadata, env: Env, env_id: str) -> None:
         recorded, made = recorded[:-1], made[:-1]  # the classes of the environments themselves
     expected, got = (Counter(name for name in chain if name not in _BYSTANDERS) for chain in (recorded, made))
     for name in expected - got:
-        raise UnfitEnvironmentError(_short(env_id), f"the policy was trained through {_short(name)}, which it lacks")
+        raise UnfitEnvironmentError(short(env_id), f"the policy was trained through {short(name)}, which it lacks")
     for name in got - expected if is_recorded else ():
-        raise UnfitEnvironmentError(_short(env_id), f"it has {_short(name)}, without which the policy was trained")
+        raise UnfitEnvironmentError(short(env_id), f"it has {short(name)}, without which the policy was trained")
 
 
 def _names(env: Env) -> tuple[str, ...]:
@@ -146,9 +154,3 @@ def _names(env: Env) -> tuple[str, ...]:
         env = env.env  # type: ignore[attr-defined]  # a gymnasium.Wrapper
         names.append(type(env).__name__)
     return tuple(names)
-
-
-def _short(text: object) -> str:
-    """What a record or somebody else's code says, as it may stand in a message."""
-    whole = str(text)
-    return printable(whole if len(whole) <= _LONGEST else f"{whole[:_LONGEST]}...")

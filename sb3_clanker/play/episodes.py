@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sb3_clanker.errors import UnfitEnvironmentError
-from sb3_clanker.play.environment import Env, name_of, open_environment
+from sb3_clanker.play.environment import Env, Playable, name_of, open_environment
 from sb3_clanker.play.frames import Array, ByKey, Frames
 from sb3_clanker.policy_file.record import PolicyMetadata
 from sb3_clanker.runtime.policy import OnnxPolicy
@@ -25,6 +25,7 @@ _Step: TypeAlias = tuple[ByKey, Array]
 class Episodes:
     """What came of some episodes.
 
+    :ivar environment: what they were played in is called
     :ivar seeds: the seed of each
     :ivar returns: the sum of the rewards of each, float64 of shape (n_episodes,)
     :ivar lengths: the steps of each, int64 of shape (n_episodes,)
@@ -35,6 +36,7 @@ class Episodes:
     :ivar frames_per_second: how many there are in a second, None where the environment does not say
     """
 
+    environment: str
     seeds: tuple[int, ...]
     returns: NDArray[np.float64]
     lengths: NDArray[np.int64]
@@ -45,7 +47,7 @@ class Episodes:
 
 
 def play_episodes(
-    policy: OnnxPolicy, env: str | Env | None, seeds: Sequence[int], *, n_kept: int = 0, n_frames: int = 0
+    policy: OnnxPolicy, env: str | Playable | None, seeds: Sequence[int], *, n_kept: int = 0, n_frames: int = 0
 ) -> Episodes:
     """Play a policy, deterministically, in one environment that is reset with each seed.
 
@@ -72,9 +74,10 @@ def play_episodes(
             total, length = player.play(seed, sample, frames, n_frames if renders else 0)
             returns.append(total)
             lengths.append(length)
-        per_second = environment.metadata.get("render_fps")
+        name, per_second = name_of(environment), environment.metadata.get("render_fps")
     observations, actions = sample.arrays(policy.metadata)
     return Episodes(
+        environment=name,
         seeds=tuple(seeds),
         returns=np.array(returns, np.float64),
         lengths=np.array(lengths, np.int64),

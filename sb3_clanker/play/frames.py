@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from sb3_clanker.display import printable
+from sb3_clanker.display import short
 from sb3_clanker.errors import UnfitEnvironmentError, UnsupportedSpaceError
 from sb3_clanker.play.environment import Env, name_of
 from sb3_clanker.policy_file.record import FrameStackRecord, PolicyMetadata
@@ -38,14 +38,14 @@ class Frames:
             given = describe_space(env.observation_space, "observation").leaves()
             action = describe_space(env.action_space, "action")
         except UnsupportedSpaceError as error:
-            problem = f"its {error.role} space {printable(error.space[:200])} is none that a policy can have"
+            problem = f"its {error.role} space {short(error.space)} is none that a policy can have"
             raise UnfitEnvironmentError(name, problem, _REMEDY) from error
         if problem := _difference(action, metadata.action_space):
             raise UnfitEnvironmentError(name, f"its action {problem}", _REMEDY)
         wanted = metadata.observation_space.leaves()
         if given.keys() != wanted.keys():
-            keys, expected = (", ".join(map(str, leaves)) for leaves in (given, wanted))
-            problem = printable(f"its observations have the keys {keys[:200]}, and the policy's {expected[:200]}")
+            keys, expected = (short(", ".join(map(str, leaves))) for leaves in (given, wanted))
+            problem = f"its observations have the keys {keys}, and the policy's {expected}"
             raise UnfitEnvironmentError(name, problem, _REMEDY)
         stacks = {stack.key: stack for stack in metadata.frame_stacks}
         images = {spec.key for spec in metadata.inputs if spec.layout is not None}
@@ -59,7 +59,7 @@ class Frames:
                     self._views[key] = view
                     break
             else:
-                what = "its observation" if key is None else f"its observation {key!r}"
+                what = "its observation" if key is None else f"its observation {short(key)}"
                 raise UnfitEnvironmentError(name, f"{what} {_difference(given[key], leaf)}", _REMEDY)
 
     def observe(self, observation: Any, *, starts: bool) -> ByKey:

@@ -1,0 +1,88 @@
+"""What differs in the records of two policies, field by field."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from sb3_clanker.display import short
+from sb3_clanker.policy_file.documents import to_fields
+from sb3_clanker.policy_file.record import PolicyMetadata
+
+_OF_THE_FILE = ("schema_version", "checkpoint", "cross_check", "latency", "digest")
+"""What belongs to one file alone: its bytes, its proof, and the files beside it."""
+_NAMES = ("name", "key")
+"""Fields by which one of several is known."""
+_LONGEST_PATH, _LONGEST = 60, 40
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordDifference:
+    """A field of the record that is not the same in both.
+
+    :ivar path: where it stands in the record, such as ``training.num_timesteps`` or ``inputs[obs].shape``
+    :ivar first: its value in the first, in short; ``-`` where it has none
+    :ivar second: its value in the second
+    """
+
+    path: str
+    first: str
+    second: str
+
+    def __str__(self) -> str:
+        return f"{self.first} -> {self.second}"
+
+
+def record_differences(first: PolicyMetadata, second: PolicyMetadata) -> Iterator[RecordDifference]:
+    """The fields that differ, in the order of the record; what belongs to one file alone is left out."""
+    one, other = (_comparable(metadata) for metadata in (first, second))
+    for path in one | other:
+        if path not in one or path not in other or one[path] != other[path]:
+            texts = _texts(one.get(path), other.get(path))
+            yield RecordDifference(path=short(path, _LONGEST_PATH), first=texts[0], second=texts[1])
+
+
+def _comparable(metadata: PolicyMetadata) -> dict[str, Any]:
+    fields = to_fields(metadata)
+    for name in _OF_THE_FILE:
+        del fields[name]
+    del fields["provenance"]["created"]
+    return dict(_flat(fields, ""))
+
+
+def _flat(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Every value by its path; a list of numbers or words is one."""
+    if isinstance(value, dict):
+        for name, part in value.items():
+            yield from _flat(part, f"{path}.{name}" if path else name)
+    elif isinstance(value, (list, tuple)) and value and isinstance(value[0], dict):
+        for number, part in enumerate(value):
+            name = next((part[field] for field in _NAMES if part.get(field) is not None), number)
+            yield from _flat(part, f"{path}[{name}]")
+    elif value is not None:
+        yield path, value
+
+
+def _texts(first: Any, second: Any) -> tuple[str, str]:
+    """Two values in short: of long lists that are as long, how much of them differs, and where first."""
+    texts = _text(first), _text(second)
+    if max(map(len, texts)) <= _LONGEST:
+        return texts
+    lists = isinstance(first, (list, tuple)) and isinstance(second, (list, tuple))
+    if lists and len(first) == len(second):
+        places = [place for place, pair in enumerate(zip(first, second, strict=True)) if pair[0] != pair[1]]
+        one, other = _text(first[places[0]]), _text(second[places[0]])
+        where = f"{len(places):,} of {len(first):,} differ, the first [{places[0]}]"
+        return f"{where}: {short(one, _LONGEST)}", short(other, _LONGEST)
+    return short(texts[0], _LONGEST), short(texts[1], _LONGEST)
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_text, value))}]"
+    return f"{value:,}" if type(value) is int else str(value)
