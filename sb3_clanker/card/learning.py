@@ -22,7 +22,7 @@ LOG = "evaluations.npz"
 _LARGEST_LOG = 1 << 26
 _LARGEST, _LATEST = 1e300, 10**18
 _MOST_POINTS = 300
-_MOST_CHECKPOINTS = 60
+_MOST_CHECKPOINTS, _MOST_BYTES = 60, 1 << 28
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,7 @@ def read_log(folder: Path) -> Evaluations | None:
         with np.load(path, allow_pickle=False) as log:
             timesteps = np.asarray(log["timesteps"], dtype=np.float64).reshape(-1)
             results = np.asarray(log["results"], dtype=np.float64).reshape(len(timesteps), -1)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, NotImplementedError):
+    except (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile, NotImplementedError):
         return None
     are_numbers = (np.abs(results) <= _LARGEST).all(axis=1) & (results.shape[1] > 0)
     finite = (timesteps >= 0) & (timesteps <= _LATEST) & are_numbers
@@ -119,8 +119,12 @@ def records_beside(path: Path, metadata: PolicyMetadata) -> dict[str, PolicyMeta
     named = [other for other in others if other.stem in (BEST.stem, FINAL.stem)]
     numbered = [other for other in others if other not in named]
     every = -(-len(numbered) // _MOST_CHECKPOINTS) or 1
+    left = _MOST_BYTES
     for other in (*named, *numbered[::every]):
         try:
+            left -= other.stat().st_size
+            if left < 0:
+                break
             record = read_metadata(other)
         except (ClankerError, OSError):
             continue
