@@ -61,7 +61,7 @@ class Played:
 
 def n_frames(*, video: bool) -> int:
     """How many pictures of an episode are wanted."""
-    return _MOST_FRAMES_OF_VIDEO if video else 2 * _MOST_FRAMES_OF_GIF
+    return _MOST_FRAMES_OF_VIDEO if video else 3 * _MOST_FRAMES_OF_GIF
 
 
 def make_replay(

@@ -35,17 +35,20 @@ def _cards(folder: Path) -> list[str]:
 
 
 def test_the_best_and_the_final_have_cards_and_training_is_the_same(tmp_path: Path) -> None:
-    model, callback = _train(tmp_path / "with", card=True, save_freq=16)
-    assert _cards(tmp_path / "with") == ["best_model.card.html", "final_model.card.html"]
+    model, callback = _train(tmp_path, card=True, save_freq=16)
+    written = contents(tmp_path)
+    assert _cards(tmp_path) == ["best_model.card.html", "final_model.card.html"]
     for stem in ("best_model", "final_model"):
-        metadata = read_metadata(tmp_path / "with" / f"{stem}.onnx")
-        assert state_of(tmp_path / "with" / f"{stem}.card.html", CARD, metadata) == "matched"
-    assert "from evaluations.npz" in (tmp_path / "with" / "final_model.card.html").read_text()
-    other, _ = _train(tmp_path / "without", save_freq=16)
-    assert _cards(tmp_path / "without") == []
+        metadata = read_metadata(tmp_path / f"{stem}.onnx")
+        assert state_of(tmp_path / f"{stem}.card.html", CARD, metadata) == "matched"
+    assert b"from evaluations.npz" in written["final_model.card.html"]
+    assert cloudpickle.loads(cloudpickle.dumps(callback)).card
+
+    other, _ = _train(tmp_path, save_freq=16)  # a new training: cards of the one before are moved with their files
+    assert _cards(tmp_path) == []
+    assert contents(tmp_path / "previous_1") == written
     for name, weight in model.policy.state_dict().items():
         np.testing.assert_array_equal(weight.numpy(), other.policy.state_dict()[name].numpy())
-    assert cloudpickle.loads(cloudpickle.dumps(callback)).card
 
 
 def test_one_that_fails_is_logged_and_costs_nothing_else(
@@ -61,14 +64,6 @@ def test_one_that_fails_is_logged_and_costs_nothing_else(
     assert callback.failures == []
     assert _cards(tmp_path) == []
     assert {"best_model.onnx", "final_model.onnx"} <= set(names(tmp_path))
-
-
-def test_cards_of_an_earlier_training_are_moved_with_their_files(tmp_path: Path) -> None:
-    _train(tmp_path, card=True)
-    before = {name: data for name, data in contents(tmp_path).items() if name.endswith((".html", ".onnx"))}
-    _train(tmp_path)
-    assert _cards(tmp_path) == []
-    assert {name: (tmp_path / "previous_1" / name).read_bytes() for name in before} == before
 
 
 class _Clock:
