@@ -105,9 +105,10 @@ def proof(metadata: PolicyMetadata) -> Iterator[Row]:
 
 
 def _difference(value: float, metadata: PolicyMetadata) -> str:
-    if not metadata.action_space.is_continuous:
-        return "none" if value == 0 else number(value, 2)
-    return "none" if value == 0 else f"{number(value, 2)} of half the range of the action"
+    if value == 0:
+        return "none"
+    of = "of half the range of the action" if metadata.action_space.is_continuous else "of an output beside the action"
+    return f"{number(value, 2)} {of}"
 
 
 def normalization(metadata: PolicyMetadata) -> str:

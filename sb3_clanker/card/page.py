@@ -33,7 +33,7 @@ from sb3_clanker.card.responses import (
     respond,
     score_name,
 )
-from sb3_clanker.card.usage import usages
+from sb3_clanker.card.usage import shows_medians, usages
 from sb3_clanker.card.wording import count, milliseconds, number, short, size, with_spread
 from sb3_clanker.policy_file.reading import PolicyFile
 from sb3_clanker.policy_file.record import PolicyMetadata
@@ -136,6 +136,7 @@ def make_page(file: PolicyFile, path: Path, run_folder: Path, played: Played | N
         "outputs": [facts.tensor(spec) for spec in metadata.outputs[: facts.MOST_ROWS]],
         "n_more_inputs": max(len(metadata.inputs) - facts.MOST_ROWS, 0),
         "usages": usages(path.name, metadata, components),
+        "has_medians": shows_medians(components),
         "learning": _learning(path, run_folder, metadata),
         "responses": _responses(metadata, answers, parts, policy),
         "why_no_responses": _why_none(components, can_run=can_run),

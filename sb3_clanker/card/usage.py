@@ -47,6 +47,12 @@ def usages(file_name: str, metadata: PolicyMetadata, components: Sequence[Compon
     return [usage for usage in found if len(usage.code) <= _LONGEST_CODE]
 
 
+def shows_medians(components: Sequence[Component]) -> bool:
+    """Whether the numbers in a program are what training saw."""
+    keys = {component.key for component in components if component.seen is not None}
+    return any(len(_own(components, key)) <= _MOST_NUMBERS for key in keys)
+
+
 def _with_policy(file_name: str, metadata: PolicyMetadata, components: Sequence[Component]) -> Iterator[str]:
     yield "import numpy as np"
     yield "from sb3_clanker import OnnxPolicy"
