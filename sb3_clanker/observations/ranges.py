@@ -145,7 +145,8 @@ def at_levels(ranges: ObservationRange, levels: NDArray[np.float64]) -> NDArray[
     known = np.array([0.0, *QUANTILES, 1.0])
     points = np.column_stack([ranges.minimum, ranges.quantiles, ranges.maximum])
     of_each = np.broadcast_to(levels.reshape(len(levels), -1), (len(levels), len(points))).T
-    return np.stack([np.interp(each, known, row) for each, row in zip(of_each, points, strict=True)], axis=1)
+    values = np.stack([np.interp(each, known, row) for each, row in zip(of_each, points, strict=True)], axis=1)
+    return np.asarray(np.clip(values, points[:, 0], points[:, -1]))  # rounding may lead a little beyond
 
 
 def _quantiles(sample: NDArray[np.float64]) -> NDArray[np.float64]:

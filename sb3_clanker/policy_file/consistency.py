@@ -5,14 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+import numpy as np
+
 from sb3_clanker.policy_file.dialects import Dialect, dialect_of
-from sb3_clanker.policy_file.spaces import LeafSpace, ObservationSpace
+from sb3_clanker.policy_file.record import QUANTILES, ObservationRange, ObservationRanges
+from sb3_clanker.policy_file.spaces import LeafSpace, ObservationSpace, vectors
 from sb3_clanker.policy_file.tensors import BATCH, LARGEST_BYTE, Sampling, TensorSpec
 
 _LARGEST = 1 << 26
 """Elements of one observation or state: far beyond any real one, and small enough to be allocated without harm."""
 _LARGEST_ACTION = 1 << 20
 """Elements of one action: a file holds a text with a number for each, which is made anew to check it."""
+_LARGEST_NUMBER = float(np.finfo(np.float32).max)
+_MOST_OBSERVATIONS = 1 << 53
+"""The most that can be counted in a float64, in which they are averaged."""
 _MAX_RANK = 31
 """Dimensions of one observation or action: with the batch, the most that numpy has."""
 _NUMBERS = {"bool", "float16", "float32", "float64"} | {
@@ -28,6 +34,7 @@ def contradictions(
     predict_dtype: str,
     recurrent: bool = False,
     sampling: Sampling | None = None,
+    ranges: ObservationRanges | None = None,
 ) -> list[str]:
     """One line for every contradiction, beginning with the field's path; empty for a sound record."""
     spaces = {"observation_space": observation_space, "action_space": action_space}
@@ -47,6 +54,8 @@ def contradictions(
             problems.append(f"recurrent: it is {recurrent}, which does not fit the inputs and outputs")
         if sampling is not None and not _can_sample(sampling, action_space, outputs):
             problems.append(f"sampling: {sampling!r} does not fit the action space and the outputs")
+        if ranges is not None:
+            problems += [f"observation_ranges: {problem}" for problem in _in_ranges(ranges, observation_space)]
     return problems
 
 
@@ -141,3 +150,32 @@ def _in_outputs(space: LeafSpace, outputs: tuple[TensorSpec, ...], dialect: Dial
         yield "they do not give back what goes in to come out again"
     if actions != [expected] or outputs[0].name != dialect.action:
         yield "the first is not the action"
+
+
+def _in_ranges(ranges: ObservationRanges, space: ObservationSpace) -> Iterator[str]:
+    if not 1 <= ranges.n_observations <= _MOST_OBSERVATIONS:
+        yield f"n_observations is none of 1 to {_MOST_OBSERVATIONS}"
+    if ranges.margin is not None and ranges.margin < 0:
+        yield f"the margin {ranges.margin} is below 0"
+    leaves, keys = vectors(space), [each.key for each in ranges.ranges]
+    if keys != list(leaves):
+        yield f"they are of {len(keys)} vectors, and the observation has {len(leaves)}, or others"
+        return
+    for index, each in enumerate(ranges.ranges):
+        yield from (f"ranges[{index}]: {problem}" for problem in _in_range(each, leaves[each.key].n_elements))
+
+
+def _in_range(each: ObservationRange, width: int) -> Iterator[str]:
+    lists = (each.minimum, each.maximum, each.mean, each.deviation, each.quantiles)
+    if any(len(values) != width for values in lists) or any(len(row) != len(QUANTILES) for row in each.quantiles):
+        yield f"it does not have {width} components in each list, and {len(QUANTILES)} quantiles of each"
+        return
+    ordered = np.column_stack([each.minimum, each.quantiles, each.maximum])
+    if not (np.abs(ordered) <= _LARGEST_NUMBER).all():
+        yield "a value is beyond float32, the type of an observation"
+    elif not (ordered[:, :-1] <= ordered[:, 1:]).all():
+        yield "minimum, quantiles and maximum are not in their order"
+    elif not ((ordered[:, 0] <= each.mean) & (each.mean <= ordered[:, -1])).all():
+        yield "a mean is not between minimum and maximum"
+    if min(each.deviation) < 0 or max(each.deviation) > 2 * _LARGEST_NUMBER:
+        yield "a deviation is none"

@@ -146,6 +146,7 @@ def parse(data: bytes, path: Path | None = None) -> PolicyFile:
         metadata.predict_dtype,
         metadata.recurrent,
         metadata.sampling,
+        metadata.observation_ranges,
     ):
         raise MetadataError(path, problems)
     if problems := entry_problems(entries, metadata):

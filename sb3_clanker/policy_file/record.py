@@ -6,7 +6,7 @@ To change the record: add, rename or drop fields, raise ``SCHEMA_VERSION`` by on
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -158,6 +158,8 @@ class CheckpointRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 """The levels of the quantiles in a record."""
+_SHOWN = 8
+"""Components whose range is shown in one line."""
 
 
 class ObservationRange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -177,6 +179,18 @@ class ObservationRange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
     quantiles: tuple[tuple[float, ...], ...]
+
+    def in_short(self, names: Sequence[str] | None) -> str:
+        """From where to where its first components go.
+
+        :param names: of its components, None where nobody gave them
+        """
+        ends = zip(self.minimum[:_SHOWN], self.maximum, strict=False)
+        texts = [f"{low:.3g} to {high:.3g}" for low, high in ends]
+        if names is not None:
+            texts = [f"{name} {text}" for name, text in zip(names, texts, strict=False)]
+        more = [f"and {n} more"] if (n := len(self.minimum) - _SHOWN) > 0 else []
+        return ("" if self.key is None else f"{self.key}: ") + ", ".join([*texts, *more])
 
 
 class ObservationRanges(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -272,6 +286,10 @@ class PolicyMetadata(Shown, msgspec.Struct, frozen=True, kw_only=True, forbid_un
         if self.cross_check is not None:
             yield "proven", str(self.cross_check)
         yield "observation space", str(self.observation_space)
+        if (ranges := self.observation_ranges) is not None:
+            names = {spec.key: spec.names for spec in self.inputs if spec.role == "observation"}
+            yield "observed", f"{ranges.n_observations:,} observations"
+            yield from (("range", each.in_short(names.get(each.key))) for each in ranges.ranges)
         yield "action space", str(self.action_space)
         yield from (("input", f"{spec}: {spec.meaning}") for spec in self.inputs)
         yield from (("output", f"{spec}: {spec.meaning}") for spec in self.outputs)

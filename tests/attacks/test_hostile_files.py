@@ -504,6 +504,13 @@ def _evaluated(mean_reward: float) -> dict[str, Any]:
     return {"num_timesteps": 1, "evaluation": evaluation}
 
 
+def _ranges(n_observations: int, width: int, value: float = 0.0) -> dict[str, Any]:
+    """Ranges of one vector."""
+    lists = dict.fromkeys(("minimum", "maximum", "mean", "deviation"), [value] * width)
+    of_one = {"key": None, **lists, "quantiles": [[value] * 7] * width}
+    return {"n_observations": n_observations, "margin": None, "ranges": [of_one]}
+
+
 _RECORDS: dict[str, Callable[[dict[str, Any]], object]] = {
     "an action that fills the memory": lambda record: changed(
         record, action_space={"type": "Box", "shape": [1 << 26], "dtype": "float32", "low": 0.0, "high": 1.0}
@@ -526,6 +533,18 @@ _RECORDS: dict[str, Callable[[dict[str, Any]], object]] = {
     ),
     "keyword arguments in one another": lambda record: changed(
         record, environment_spec={"id": "x", "kwargs": {"a": json.loads("[" * 900 + "]" * 900)}, "omitted": []}
+    ),
+    "ranges of none": lambda record: changed(record, observation_ranges=_ranges(0, 0)),
+    "ranges of a million components": lambda record: changed(record, observation_ranges=_ranges(9, 1_000_000)),
+    "ranges of a thousand vectors": lambda record: changed(
+        record, observation_ranges=_ranges(9, 3) | {"ranges": _ranges(9, 3)["ranges"] * 1_000}
+    ),
+    "ranges of numbers that are none": lambda record: changed(record, observation_ranges=_ranges(9, 3, 10**400)),
+    "ranges of more observations than there are": lambda record: changed(
+        record, observation_ranges=_ranges(10**4000, 3)
+    ),
+    "ranges in one another": lambda record: changed(
+        record, observation_ranges=json.loads('{"ranges":[' * 300 + "]}" * 300)
     ),
     "a state that fills the memory": lambda record: changed(record, recurrent=True),
     "no record": lambda record: [],

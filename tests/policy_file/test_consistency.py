@@ -16,10 +16,12 @@ from sb3_clanker import ClankerError, ExportOptions, OnnxPolicy, PolicyMetadata,
 from sb3_clanker.actor.labels import label_action
 from sb3_clanker.actor.observation import observation_inputs
 from sb3_clanker.errors import MetadataError
+from sb3_clanker.observations.ranges import Ranges
 from sb3_clanker.policy_file.consistency import contradictions
 from sb3_clanker.policy_file.container import split_container
 from sb3_clanker.policy_file.dialects import GODOT
 from sb3_clanker.policy_file.reading import parse
+from sb3_clanker.policy_file.record import ObservationRange, ObservationRanges
 from sb3_clanker.policy_file.seal import stamp
 from sb3_clanker.policy_file.spaces import (
     BoxSpace,
@@ -460,3 +462,92 @@ def test_shapes_are_told_without_allocating_them() -> None:
     assert math.prod(huge.shape) == 1 << 26
     assert _found(observation_space=huge, inputs=inputs) == []
     assert np.prod(huge.shape) * 4 > 1e8
+
+
+# Ranges of observations ---------------------------------------------------------------------------------------------
+
+RANGE = ObservationRange(
+    key=None,
+    minimum=(-1.0, 0.5, 2.0),
+    maximum=(1.0, 0.5, 3e38),
+    mean=(0.1, 0.5, 1e38),
+    deviation=(0.3, 0.0, 1e38),
+    quantiles=((-0.9, -0.5, -0.1, 0.0, 0.1, 0.5, 0.9), (0.5,) * 7, (2.0, 2.0, 3.0, 4.0, 5.0, 6.0, 1e38)),
+)
+RANGES = ObservationRanges(n_observations=9, margin=0.1, ranges=(RANGE,))
+
+
+def _in_ranges(ranges: ObservationRanges, space: ObservationSpace = BOX) -> list[str]:
+    inputs = (OBS,) if space == BOX else tuple(leaf.spec for leaf in observation_inputs(space, {}, False))
+    return contradictions(space, DISCRETE, inputs, (ACTION,), "int64", ranges=ranges)
+
+
+def test_sound_ranges_have_no_contradiction() -> None:
+    assert _in_ranges(RANGES) == []
+    assert _in_ranges(replace(RANGES, margin=None)) == []
+    leaves: dict[str, LeafSpace] = {"mode": DISCRETE, "arm": BOX, "leg": BOX}
+    ranges = tuple(replace(RANGE, key=key) for key in ("arm", "leg"))
+    assert _in_ranges(replace(RANGES, ranges=ranges), DictSpace(spaces=leaves)) == []
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_ranges_that_are_kept_have_no_contradiction(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    scale = 10.0 ** rng.integers(-300, 38, 3)
+    rows = np.where(rng.random((5_000, 3)) < rng.random(3), 0.1, rng.standard_cauchy((5_000, 3))) * scale
+    ranges = Ranges(BOX)
+    for part in np.array_split(rows, rng.integers(1, 50)):
+        ranges.add({None: part})
+        record = ranges.record()
+        assert record is not None
+        assert _in_ranges(record) == []
+        if rng.random() < 0.3:
+            ranges = Ranges.from_record(BOX, record)
+            again = ranges.record()
+            assert again is not None
+            assert _in_ranges(again) == []
+
+
+_WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"n_observations": 0}, f"observation_ranges: n_observations is none of 1 to {1 << 53}"),
+    ({"n_observations": 10**400}, "observation_ranges: n_observations is none of 1 to"),
+    ({"margin": -0.1}, "observation_ranges: the margin -0.1 is below 0"),
+    ({"ranges": ()}, "observation_ranges: they are of 0 vectors, and the observation has 1"),
+    ({"ranges": (RANGE, RANGE)}, "observation_ranges: they are of 2 vectors, and the observation has 1"),
+    ({"key": "arm"}, "observation_ranges: they are of 1 vectors, and the observation has 1, or others"),
+    ({"minimum": (0.0, 0.0)}, "observation_ranges: ranges[0]: it does not have 3 components"),
+    ({"mean": ()}, "observation_ranges: ranges[0]: it does not have 3 components in each list, and 7 quantiles"),
+    ({"quantiles": (RANGE.quantiles[0],) * 2}, "observation_ranges: ranges[0]: it does not have 3 components"),
+    ({"quantiles": ((0.0,) * 7, (0.0,) * 7, ())}, "observation_ranges: ranges[0]: it does not have 3 components"),
+    ({"minimum": (-1.0, 0.6, 2.0)}, "ranges[0]: minimum, quantiles and maximum are not in their order"),
+    ({"maximum": (0.8, 0.5, 3e38)}, "ranges[0]: minimum, quantiles and maximum are not in their order"),
+    ({"quantiles": (RANGE.quantiles[0][::-1], *RANGE.quantiles[1:])}, "are not in their order"),
+    ({"maximum": (1.0, 0.5, 1e39)}, "ranges[0]: a value is beyond float32, the type of an observation"),
+    ({"quantiles": (*RANGE.quantiles[:2], (math.inf,) * 7)}, "ranges[0]: a value is beyond float32"),
+    ({"mean": (1.1, 0.5, 1e38)}, "ranges[0]: a mean is not between minimum and maximum"),
+    ({"deviation": (-0.1, 0.0, 1.0)}, "ranges[0]: a deviation is none"),
+    ({"deviation": (1e300, 0.0, 1.0)}, "ranges[0]: a deviation is none"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), _WRONG, ids=lambda value: str(value)[:60])
+def test_ranges_that_cannot_be_are_found_out(changes: dict[str, Any], message: str) -> None:
+    of_all = {name: value for name, value in changes.items() if name in ("n_observations", "margin", "ranges")}
+    of_one = {name: value for name, value in changes.items() if name not in of_all}
+    ranges = replace(RANGES, **({"ranges": (replace(RANGE, **of_one),)} if of_one else of_all))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = _in_ranges(ranges)
+    assert len(found) == 1
+    assert message in found[0]
+    assert len(found[0]) < 200
+
+
+def test_a_file_with_such_ranges_is_refused(tmp_path: Path) -> None:
+    path = export_policy(make_model(), tmp_path / "policy.onnx").path
+    body, _ = split_container(path.read_bytes())
+    metadata = parse(path.read_bytes()).metadata
+    wide = replace(RANGE, minimum=(0.0,) * 2_000)
+    for ranges in (replace(RANGES, n_observations=-1), replace(RANGES, ranges=(wide,))):
+        with pytest.raises(MetadataError, match="observation_ranges: "):
+            parse(stamp(b"".join(body), replace(metadata, observation_ranges=ranges)))

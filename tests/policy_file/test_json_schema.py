@@ -21,10 +21,12 @@ from sb3_clanker import ExportOptions, PolicyMetadata, export_policy
 from sb3_clanker.cli.main import main
 from sb3_clanker.policy_file.container import split_container
 from sb3_clanker.policy_file.documents import json_schema
+from sb3_clanker.policy_file.record import SCHEMA_VERSION
 from sb3_clanker.policy_file.vectors import TestVectors
 from tests.support import OBSERVATIONS
 from tests.worlds import UNBOUNDED_OBSERVATION, make_env, make_model
 
+NEWEST = Path(__file__).parent / f"version_{SCHEMA_VERSION}.onnx"
 DOCS = Path(__file__).parents[2] / "docs"
 Document: TypeAlias = Literal["record", "vectors"]
 SCHEMAS: dict[Document, dict[str, Any]] = {
@@ -147,15 +149,24 @@ def test_between_them_the_real_records_use_every_definition(exported: Callable[[
         validator = jsonschema.Draft202012Validator(schema)
         if any(not validator.is_valid(exported(name)["record"]) for name in POLICIES):
             unseen.discard(definition)
-    alone = {"CheckpointRecord", "PairedFile", "EvaluationRecord"}
-    assert unseen == alone, "an export alone pairs nothing, and nothing has evaluated it; all the rest is used"
+    alone = {"CheckpointRecord", "PairedFile", "EvaluationRecord", "ObservationRanges", "ObservationRange"}
+    assert unseen == alone, "an export alone pairs nothing, and nothing has evaluated or watched it; the rest is used"
+
+
+def test_the_record_of_a_checkpoint_fits() -> None:
+    _, entries = split_container(NEWEST.read_bytes())
+    record = json.loads(entries["sb3_clanker"])
+    assert _errors("record", record) == []
+    assert record["checkpoint"]["algorithm_file"]
+    assert record["training"]["evaluation"]
+    assert record["observation_ranges"]["ranges"][0]["quantiles"]
 
 
 DAMAGES: dict[str, tuple[Document, Callable[[Any], object], str]] = {
     "a missing field": ("record", lambda record: record.pop("algorithm"), "'algorithm' is a required property"),
     "an unknown field": ("record", lambda record: record.update(more=1), r"\('more' was unexpected\)"),
     "entries": ("record", lambda record: record.update(entries={}), r"\('entries' was unexpected\)"),
-    "another version": ("record", lambda record: record.update(schema_version=3), r"schema_version: 2 was expected"),
+    "another version": ("record", lambda record: record.update(schema_version=4), r"schema_version: 3 was expected"),
     "a number as text": ("record", lambda record: record.update(opset_version="18"), "'18' is not of type 'integer'"),
     "an unknown role": (
         "record",

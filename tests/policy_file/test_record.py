@@ -35,6 +35,8 @@ from sb3_clanker.policy_file.record import (
     EnvironmentRecord,
     EvaluationRecord,
     NormalizationRecord,
+    ObservationRange,
+    ObservationRanges,
     PairedFile,
 )
 from sb3_clanker.policy_file.seal import stamp
@@ -47,6 +49,20 @@ from tests.worlds import BOX_ACTION, BOX_OBSERVATION, make_model
 ENTRIES = {"robot": "arm-3", "Ünïcode": "€ \n\0", "notes": "a careful person wrote this. " * 20}
 EVALUATION = EvaluationRecord(
     role="best", num_timesteps=1000, mean_reward=-0.1, std_reward=2.0, n_episodes=5, deterministic=True
+)
+RANGES = ObservationRanges(
+    n_observations=7,
+    margin=0.1,
+    ranges=(
+        ObservationRange(
+            key=None,
+            minimum=(-1.0, 0.0, -1e-300),
+            maximum=(1.0, 0.0, 3.4e38),
+            mean=(0.1, 0.0, 1 / 3),
+            deviation=(0.5, 0.0, 1e38),
+            quantiles=((0.0,) * 7, (0.0,) * 7, (1e-300, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)),
+        ),
+    ),
 )
 RECORD_KEY = "sb3_clanker"
 DAMAGED = "the file was changed or damaged after it was proven"
@@ -156,7 +172,7 @@ def test_the_contract_tells_of_a_policy_with_a_memory(box: File) -> None:
 
 def test_the_record_says_what_was_exported(box: File) -> None:
     metadata = read_metadata(box.path)
-    assert metadata.schema_version == 2
+    assert metadata.schema_version == 3
     assert metadata.algorithm == "PPO"
     assert metadata.policy_class == "stable_baselines3.common.policies.ActorCriticPolicy"
     assert metadata.observation_space == BoxSpace(shape=(3,), dtype="float32", low=-2.0, high=3.0)
@@ -227,6 +243,7 @@ def test_a_record_with_every_field_filled_comes_back(box: File) -> None:
             replay_buffer=True,
             together=True,
         ),
+        observation_ranges=RANGES,
         cross_check=replace(box.metadata.cross_check, max_difference=1e-300),
         entries={"another": "entry"},
     )
@@ -563,13 +580,13 @@ def test_a_field_nested_to_any_depth_is_refused(box: File, opening: str, closing
             parse(box.with_record(record))
 
 
-@pytest.mark.parametrize("found", [3, 1000], ids=repr)
+@pytest.mark.parametrize("found", [4, 1000], ids=repr)
 def test_a_newer_schema_version_asks_for_an_upgrade(box: File, write: Write, found: int) -> None:
     path = write(box.with_fields(schema_version=found, field_of_the_future=True))
-    message = f"{path}: schema version {found} of the record is unknown, expected 1 to 2. Upgrade sb3-clanker."
+    message = f"{path}: schema version {found} of the record is unknown, expected 1 to 3. Upgrade sb3-clanker."
     with pytest.raises(SchemaVersionError, match=f"^{re.escape(message)}$") as raised:
         read_metadata(path)
-    assert (raised.value.path, raised.value.found, raised.value.known) == (path, found, 2)
+    assert (raised.value.path, raised.value.found, raised.value.known) == (path, found, 3)
     assert isinstance(raised.value, PolicyFileError)
     assert isinstance(raised.value, ClankerError)
     assert isinstance(raised.value, ValueError)
@@ -578,7 +595,7 @@ def test_a_newer_schema_version_asks_for_an_upgrade(box: File, write: Write, fou
 @pytest.mark.parametrize("found", [0, -1, "1", 1.0, True, None, [1]], ids=repr)
 def test_any_other_schema_version_asks_for_another_export(box: File, write: Write, found: object) -> None:
     path = write(box.with_fields(schema_version=found))
-    message = f"{path}: schema version {found!r} of the record is unknown, expected 1 to 2. Export the policy again."
+    message = f"{path}: schema version {found!r} of the record is unknown, expected 1 to 3. Export the policy again."
     with pytest.raises(SchemaVersionError, match=f"^{re.escape(message)}$") as raised:
         read_metadata(path)
     assert raised.value.found == found

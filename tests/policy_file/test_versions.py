@@ -50,6 +50,14 @@ def test_of_the_first_version_all_is_kept_that_it_knew() -> None:
     }
 
 
+def test_of_the_second_version_all_is_kept_and_nothing_made_up() -> None:
+    assert reading.UPGRADES[2]({"algorithm": "PPO"}) == {"algorithm": "PPO", "observation_ranges": None}
+    assert read_metadata(FOLDER / "version_2.onnx").observation_ranges is None
+    ranges = read_metadata(FOLDER / "version_3.onnx").observation_ranges
+    assert ranges is not None
+    assert [each.key for each in ranges.ranges] == ["arm"]
+
+
 class _NextMetadata(PolicyMetadata, frozen=True, kw_only=True):
     """The record of the next version: ``site`` is new, and ``control_period`` is in milliseconds."""
 

@@ -122,8 +122,8 @@ impl Policy {
         let record: Json =
             serde_json::from_str(&record.context("this file has no record: sb3_clanker did not write it")?.value)?;
         ensure!(
-            record["schema_version"] == 2 || record["schema_version"] == 1,
-            "the record has version {}; this program reads 1 and 2",
+            record["schema_version"] == 3 || record["schema_version"] == 2 || record["schema_version"] == 1,
+            "the record has version {}; this program reads 1 to 3",
             record["schema_version"]
         );
         let (inputs, outputs) = (specs(&record["inputs"])?, specs(&record["outputs"])?);
