@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 import pytest
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback, EveryNTimesteps
@@ -101,6 +102,7 @@ def files(names: dict[str, Any]) -> Iterator[None]:
         sb3_clanker.export_policy(normalized, "policy.onnx", options=ExportOptions(test_vectors=2))
         normalized.save("of_P")
         normalized.get_vec_normalize_env().save("P.pkl")  # type: ignore[union-attr]
+        np.save("seen.npy", np.stack([names["observation"]] * 3))
         Path("runs").mkdir()
         normalized.save("runs/model.zip")
         normalized.get_vec_normalize_env().save("runs/model_vecnormalize.pkl")  # type: ignore[union-attr]
@@ -118,6 +120,7 @@ def test_the_programs_do_what_they_say(names: dict[str, Any], capsys: pytest.Cap
     assert [report.path.stem for report in names["callback"].reports][-1] == "final_model"
     assert names["callback"].reports[-1].metadata.training.num_timesteps == 256 + 128
     assert names["report"].validation.passed
+    assert len(names["found"].returns.differences) == 5
 
 
 @pytest.mark.parametrize("text", [text for text in _inline(README) if re.fullmatch(r"[\w.]+\(.+\)", text)])
@@ -179,7 +182,9 @@ def test_a_command_of_the_program_works(words: list[str]) -> None:
     _, verb, *arguments = words
     if "P.pkl" in arguments:
         arguments = [argument.replace("best_model.zip", "of_P.zip") for argument in arguments]
-    if verb in ("card", "export", "validate"):
+    if verb == "diff":
+        assert main([verb, *arguments]) in (0, 1)
+    elif verb in ("card", "export", "validate"):
         assert main([verb, *arguments]) == 0
     else:  # the program itself starts fast, without torch
         program = Path(sys.executable).with_name("sb3-clanker")

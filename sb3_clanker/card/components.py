@@ -193,7 +193,7 @@ def _components(metadata: PolicyMetadata) -> Iterator[Component]:
         is_index = bool(space.choices) and not space.shape  # its labels are those of its categories
         names, units = ((), ()) if is_index else (spec.names or (), spec.units or ())
         for i in range(space.n_elements):
-            known = _seen(seen, i, space.n_elements)
+            known = _seen(seen, i)
             first, last = (known.quantiles[0], known.quantiles[-1]) if known else (float(low[i]), float(high[i]))
             is_known = math.isfinite(first) and math.isfinite(last) and first <= last
             if not is_known:
@@ -214,17 +214,11 @@ def _components(metadata: PolicyMetadata) -> Iterator[Component]:
             )
 
 
-def _seen(ranges: ObservationRange | None, index: int, n_elements: int) -> Seen | None:
-    """What a record says of a component, if it can be believed: nobody has checked a stranger's."""
+def _seen(ranges: ObservationRange | None, index: int) -> Seen | None:
+    """What a record says of a component."""
     if ranges is None:
         return None
-    lists = ranges.minimum, ranges.maximum, ranges.mean, ranges.deviation, ranges.quantiles
-    if any(len(each) != n_elements for each in lists) or len(ranges.quantiles[index]) != len(QUANTILES):
-        return None
-    quantiles = (ranges.minimum[index], *ranges.quantiles[index], ranges.maximum[index])
-    numbers = (*quantiles, ranges.mean[index], ranges.deviation[index])
-    if not all(map(math.isfinite, numbers)) or list(quantiles) != sorted(quantiles):
-        return None
+    quantiles = ranges.minimum[index], *ranges.quantiles[index], ranges.maximum[index]
     return Seen(quantiles=quantiles, mean=ranges.mean[index], deviation=ranges.deviation[index])
 
 

@@ -32,7 +32,7 @@ _N_COMPONENTS, _N_SEEDS, _N_FIELDS = 8, 10, 12
 """How many of each show themselves; all of them are in the attributes."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ReturnDifferences:
     """What two policies earn in episodes on the same seeds.
 
@@ -71,7 +71,7 @@ class PolicyComparison(Shown):
     :ivar differences: the fields of the record that differ
     """
 
-    _in_short = ("act the same", "actions", "return of the first", "return of the second")
+    _in_short = ("verdict", "actions", "second less first")
 
     first: str
     second: str
@@ -86,7 +86,7 @@ class PolicyComparison(Shown):
         return self.actions.n_differing == 0 and (self.returns is None or self.returns.are_equal)
 
     def facts(self) -> Iterator[tuple[str, str]]:
-        yield "act the same", "yes" if self.act_the_same else "no"
+        yield "verdict", "they act the same" if self.act_the_same else "they do not act the same"
         yield "first", self.first
         yield "second", self.second
         yield "graph and weights", "the same bytes" if self.same_digest else "different"

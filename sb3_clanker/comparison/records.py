@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,32 +36,49 @@ class RecordDifference:
 
 def record_differences(first: PolicyMetadata, second: PolicyMetadata) -> Iterator[RecordDifference]:
     """The fields that differ, in the order of the record; what belongs to one file alone is left out."""
-    one, other = (_comparable(metadata) for metadata in (first, second))
-    for path in one | other:
-        if path not in one or path not in other or one[path] != other[path]:
-            texts = _texts(one.get(path), other.get(path))
-            yield RecordDifference(path=short(path, _LONGEST_PATH), first=texts[0], second=texts[1])
+    for path, one, other in _differing(_comparable(first), _comparable(second), ""):
+        texts = _texts(one, other)
+        yield RecordDifference(path=short(path, _LONGEST_PATH), first=texts[0], second=texts[1])
 
 
 def _comparable(metadata: PolicyMetadata) -> dict[str, Any]:
-    fields = to_fields(metadata)
+    fields: dict[str, Any] = to_fields(metadata)
     for name in _OF_THE_FILE:
         del fields[name]
     del fields["provenance"]["created"]
-    return dict(_flat(fields, ""))
+    return fields
 
 
-def _flat(value: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """Every value by its path; a list of numbers or words is one."""
-    if isinstance(value, dict):
-        for name, part in value.items():
-            yield from _flat(part, f"{path}.{name}" if path else name)
-    elif isinstance(value, (list, tuple)) and value and isinstance(value[0], dict):
-        for number, part in enumerate(value):
-            name = next((part[field] for field in _NAMES if part.get(field) is not None), number)
-            yield from _flat(part, f"{path}[{name}]")
-    elif value is not None:
-        yield path, value
+def _differing(one: Any, other: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
+    """Path and both values of what differs; a list of numbers or words is one value, as is a tensor that one lacks."""
+    if one == other:
+        return
+    if _is_named(one) or _is_named(other):
+        of_one, of_other = _by_name(one or ()), _by_name(other or ())
+        for name in of_one | of_other:
+            part, its, place = of_one.get(name), of_other.get(name), f"{path}[{name}]"
+            if part is None or its is None:
+                yield place, part, its
+            else:
+                yield from _differing(part, its, place)
+    elif isinstance(one, dict) or isinstance(other, dict):
+        one, other = one or {}, other or {}
+        for name in one | other:
+            yield from _differing(one.get(name), other.get(name), f"{path}.{name}" if path else name)
+    else:
+        yield path, one, other
+
+
+def _is_named(value: Any) -> bool:
+    """Whether it is several of a kind, such as the inputs."""
+    return isinstance(value, (list, tuple)) and bool(value) and isinstance(value[0], dict)
+
+
+def _by_name(parts: Iterable[dict[str, Any]]) -> dict[Any, dict[str, Any]]:
+    return {
+        next((part[field] for field in _NAMES if part.get(field) is not None), number): part
+        for number, part in enumerate(parts)
+    }
 
 
 def _texts(first: Any, second: Any) -> tuple[str, str]:
@@ -83,6 +100,8 @@ def _text(value: Any) -> str:
         return "-"
     if isinstance(value, float):
         return f"{value:.6g}"
+    if isinstance(value, dict):
+        return ", ".join(_text(part) for part in value.values() if part is not None)
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(_text, value))}]"
     return f"{value:,}" if type(value) is int else str(value)

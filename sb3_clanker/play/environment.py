@@ -71,13 +71,15 @@ def open_environment(metadata: PolicyMetadata, env: str | Playable | None, *, re
         raise OptionError("env", env, "the id of an environment, a gymnasium.Env, or None")
     spec = specification(metadata, env)
     _check_vectorized(metadata, spec.id)
-    kwargs: dict[str, Any] = {name: value for name, value in spec.kwargs.items() if name != "render_mode"}
-    if renders:
-        kwargs["render_mode"] = "rgb_array"
+    kwargs: dict[str, Any] = spec.kwargs | ({"render_mode": "rgb_array"} if renders else {})
     try:
         made = gym.make(spec.id, **kwargs)
     except Exception as error:  # it is the environment's own code
-        raise UnfitEnvironmentError(short(spec), f"gymnasium cannot make it ({short(describe(error))})") from error
+        raise UnfitEnvironmentError(
+            short(spec),
+            f"gymnasium cannot make it ({short(describe(error))})",
+            "Name the module that registers it too (module:id), or make it yourself, and pass it as env.",
+        ) from error
     try:
         _check_wrappers(metadata, made, spec.id)
         yield made
@@ -97,13 +99,13 @@ def name_of(env: Env) -> str:
 
 
 def specification(metadata: PolicyMetadata, env_id: str | None) -> EnvironmentRecord:
-    """What is made for a policy.
+    """What is made for a policy; how it renders is another question.
 
     :param env_id: as the caller gave it, None for what its record says
     :raises UnfitEnvironmentError: its record does not say enough
     """
     recorded = metadata.environment_spec
-    if env_id is not None and (recorded is None or recorded.id != env_id):
+    if env_id is not None and not _is_recorded(metadata, env_id):
         return EnvironmentRecord(id=env_id, kwargs={})
     if recorded is None:
         raise UnfitEnvironmentError(
@@ -115,9 +117,16 @@ def specification(metadata: PolicyMetadata, env_id: str | None) -> EnvironmentRe
         raise UnfitEnvironmentError(
             short(recorded), f"the record leaves out some of its arguments ({short(', '.join(recorded.omitted))})"
         )
-    if ":" in recorded.id:
+    if env_id is None and ":" in recorded.id:
         raise UnfitEnvironmentError(short(recorded), "no module is imported because a record names it")
-    return recorded
+    kwargs = {name: value for name, value in recorded.kwargs.items() if name != "render_mode"}
+    return EnvironmentRecord(id=env_id or recorded.id, kwargs=kwargs)
+
+
+def _is_recorded(metadata: PolicyMetadata, env_id: str) -> bool:
+    """Whether an id is that of the record; gymnasium records it without the module that registers it."""
+    spec = metadata.environment_spec
+    return spec is not None and env_id in (spec.id, f"{env_id.partition(':')[0]}:{spec.id}")
 
 
 def _check_vectorized(metadata: PolicyMetadata, env_id: str) -> None:
@@ -136,7 +145,7 @@ def _check_wrappers(metadata: PolicyMetadata, env: Env, env_id: str) -> None:
     names = metadata.environment
     if _IN_THIS_PROCESS not in names:
         return  # its own wrappers are not recorded
-    is_recorded = metadata.environment_spec is not None and metadata.environment_spec.id == env_id
+    is_recorded = _is_recorded(metadata, env_id)
     recorded, made = names[names.index(_IN_THIS_PROCESS) + 1 :], _names(env)
     if not is_recorded:
         recorded, made = recorded[:-1], made[:-1]  # the classes of the environments themselves

@@ -21,7 +21,7 @@ MOST_STEPS = 1_000_000
 _Step: TypeAlias = tuple[ByKey, Array]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Episodes:
     """What came of some episodes.
 

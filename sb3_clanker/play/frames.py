@@ -17,6 +17,8 @@ from sb3_clanker.policy_file.spaces import LeafSpace, describe_space
 Array: TypeAlias = NDArray[Any]
 ByKey: TypeAlias = dict[str | None, Array]
 
+_TRANSPOSES = "VecTransposeImage"
+"""Where it is in the record, what VecNormalize made of an image may be transposed too."""
 _REMEDY = "Play it in the environment that it was trained in."
 
 
@@ -48,7 +50,9 @@ class Frames:
             problem = f"its observations have the keys {keys}, and the policy's {expected}"
             raise UnfitEnvironmentError(name, problem, _REMEDY)
         stacks = {stack.key: stack for stack in metadata.frame_stacks}
-        images = {spec.key for spec in metadata.inputs if spec.layout is not None}
+        images = {
+            spec.key for spec in metadata.inputs if spec.layout is not None or _TRANSPOSES in metadata.environment
+        }
         self._views: dict[str | None, _View] = {}
         for key, leaf in wanted.items():
             normalized = metadata.normalization.status == "folded" and (
@@ -129,7 +133,7 @@ def _padding(stack: FrameStackRecord, frame: Array) -> Array:
 def _possible(is_image: bool, stack: FrameStackRecord | None, frame: LeafSpace) -> list[_View]:
     """Every way in which a frame may become what the policy sees, the simplest first."""
     rank = len(frame.shape)
-    layouts = (False, True) if is_image and rank >= 3 else (False,)
+    layouts = (False, True) if is_image and rank == 3 else (False,)
     stacks: list[FrameStackRecord | None] = [None]
     if stack is not None and -rank <= stack.axis < 0 < stack.n_stack:
         n_padding = len(stack.padding) if isinstance(stack.padding, tuple) else frame.n_elements

@@ -11,10 +11,10 @@ from msgspec.structs import replace
 
 from sb3_clanker import read_metadata
 from sb3_clanker.policy_file.container import split_container
-from sb3_clanker.policy_file.record import PolicyMetadata
+from sb3_clanker.policy_file.record import SCHEMA_VERSION, PolicyMetadata
 from sb3_clanker.policy_file.seal import stamp
 
-EXAMPLE = max((Path(__file__).parents[1] / "policy_file").glob("version_*.onnx"))
+EXAMPLE = Path(__file__).parents[1] / "policy_file" / f"version_{SCHEMA_VERSION}.onnx"
 """A small policy with nearly every field of its record filled: a Dict of a vector and a choice, one action."""
 
 

@@ -97,7 +97,8 @@ def _slow(name: str) -> Any:
     return pytest.param(name, marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize("action", ["large Box", *map(_slow, ("Discrete", "MultiDiscrete", "MultiBinary"))])
+@pytest.mark.slow
+@pytest.mark.parametrize("action", ["large Box", "Discrete", "MultiDiscrete", "MultiBinary"])
 def test_figures_are_those_of_predict_of_both_zips(action: str, tmp_path: Path) -> None:
     files = _two(make_model(PPO, action_space=ACTIONS[action]), tmp_path)
     observations = draw(BOX_OBSERVATION, np.random.default_rng(1), 300)
@@ -130,7 +131,7 @@ def test_figures_are_those_of_predict_of_both_zips(action: str, tmp_path: Path) 
     assert changed == {"training.num_timesteps": "0 -> 32"}
 
 
-@pytest.mark.parametrize("case", ["Box", "recurrent", *map(_slow, ("masked", "Dict", "image"))])
+@pytest.mark.parametrize("case", ["Box", *map(_slow, ("recurrent", "masked", "Dict", "image"))])
 def test_a_policy_does_not_differ_from_itself(case: str, find: Find) -> None:
     found = compare_policies(find(case), find(case), n_observations=120)
     assert found.act_the_same
@@ -170,6 +171,7 @@ def test_recurrent_policies_carry_their_state(tmp_path: Path) -> None:
     assert found.actions.n_observations == 130
     assert 0.3 < found.actions.n_differing / 130 < 0.99  # the first steps of 3 sequences, at least, are the same
     assert (found.first, found.second) == ("first", "second")
+    assert compare_policies(one, one, observations=observations).act_the_same
 
 
 def test_masks_are_tried(tmp_path: Path) -> None:
@@ -187,6 +189,7 @@ def test_masks_are_tried(tmp_path: Path) -> None:
     assert found.actions.n_observations == 800
     assert 0.05 < component.share < 0.25
     assert [change[:2] for change in component.changes] == [("left", "right")]
+    assert compare_policies(files[0], files[0]).act_the_same
 
 
 def test_observations_are_drawn_from_what_training_saw(find: Find, tmp_path: Path) -> None:
@@ -209,18 +212,24 @@ def test_observations_are_drawn_from_what_training_saw(find: Find, tmp_path: Pat
     assert compare_policies(path, path).actions.source == "observations drawn from the observation space"
 
 
-def test_returns_are_those_of_evaluate_policy(tmp_path: Path) -> None:
+def test_actions_and_returns_are_those_of_both_zips(tmp_path: Path) -> None:
     files = _two(make_model(PPO, env=VecNormalize(_vectorized())), tmp_path)
-    found = compare_policies(*files, n_episodes=4, seed=11)
+    observations = np.random.default_rng(1).normal(2.0, 3.0, (200, 2)).astype(np.float32)
+    found = compare_policies(*files, observations=observations, n_episodes=4, seed=11)
     assert found.returns is not None
+    actions = []
     for file, got in zip(files, (found.returns.first, found.returns.second), strict=True):
         loaded = PPO.load(file.with_suffix(".zip"), device="cpu")
         env = VecNormalize.load(str(file.with_suffix(".pkl")), _vectorized())
+        actions.append(loaded.predict(env.normalize_obs(observations), deterministic=True)[0])
         env.training, expected = False, []
         for seed in range(11, 15):
             env.seed(seed)
             expected.append(evaluate_policy(loaded, env, n_eval_episodes=1)[0])
         assert got == pytest.approx(expected, rel=1e-4)
+    apart, (component,) = np.abs(actions[0].astype(float) - actions[1]), found.actions.components
+    assert found.actions.n_differing == (apart > 1e-5).sum() > 100
+    assert (component.mean, component.largest) == pytest.approx((apart.mean(), apart.max()), rel=1e-3)
     np.testing.assert_array_equal(found.returns.differences, found.returns.second - found.returns.first)
     assert found.returns.seeds == (11, 12, 13, 14)
     assert (found.returns.differences != 0.0).all()
@@ -246,7 +255,12 @@ def test_what_earns_something_else_does_not_act_the_same(find: Find, monkeypatch
     [
         ("ball", "discrete", "observation of the first is Box float32 [2], and that of the second Box float32 [3]."),
         ("Box", "discrete", "action of the first is Box float32 [2], and that of the second Discrete int64 []."),
-        ("ball", "wider", "action of the first Box float32 [1] has other bounds than that of the second."),
+        pytest.param(
+            "ball",
+            "wider",
+            "action of the first Box float32 [1] has other bounds than that of the second.",
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             "discrete",
             "more choices",
@@ -286,6 +300,9 @@ def test_two_environments_are_none(find: Find, tmp_path: Path) -> None:
         with pytest.raises(UnfitEnvironmentError, match=match):
             compare_policies(path, other, env=env, n_episodes=1)
     assert compare_policies(path, other, env=gym.make(BALL), n_episodes=1).act_the_same
+    rendered = EnvironmentRecord(id=BALL, kwargs={"render_mode": "human"})
+    same = _restamped(path, tmp_path, lambda metadata: replace(metadata, environment_spec=rendered))
+    assert compare_policies(path, same, n_episodes=1).act_the_same
 
 
 def test_what_is_no_batch_of_observations_is_refused(find: Find) -> None:

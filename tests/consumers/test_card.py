@@ -25,7 +25,7 @@ def test_a_card_asks_for_nothing_and_fits_a_phone(record: Callable[[], PolicyMet
     chromium = require_tool("chromium", "apt-get install chromium")
     page = tmp_path / "p.card.html"
     page.write_text(policy_card(rewrite(tmp_path / "p.onnx", metadata=record())), encoding="utf-8")
-    command = [node, HERE / "card_page.mjs", chromium, page]
+    command: list[str | Path] = [node, HERE / "card_page.mjs", chromium, page]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)

@@ -136,7 +136,8 @@ def test_the_command_line_reads_and_checks(robot: Path, folder: Path) -> None:
     checked = _done(program, "validate", policy, "--vectors", folder / "policy.vectors.json")
     assert "is undamaged" in checked
     assert "it agrees with 4 test vectors" in checked
-    for verb in ("export", "validate", "inspect", "schema"):
+    assert "none of 1,000 differ" in _done(program, "diff", policy, policy)
+    for verb in ("export", "validate", "inspect", "diff", "schema"):
         assert "usage" in _done(program, verb, "--help")
 
 
@@ -162,6 +163,7 @@ def test_a_reader_of_the_help_may_want_no_more(robot: Path) -> None:
         ("sb3_clanker.validate_policy", "validate_policy", "sb3-clanker"),
         ("sb3_clanker.load_checkpoint('policy.zip')", "load_checkpoint", "sb3-clanker"),
         ("sb3_clanker.OnnxCheckpointCallback('runs')", "OnnxCheckpointCallback", "sb3-clanker"),
+        ("sb3_clanker.compare_policies(*2 * sys.argv[1:], n_episodes=1, env='A-v0')", "Playing a policy", "gymnasium"),
         ("sb3_clanker.OnnxPolicy(sys.argv[1]).observation_space", "A space of gymnasium", "gymnasium"),
         ("sb3_clanker.OnnxPolicy(sys.argv[1]).action_space", "A space of gymnasium", "gymnasium"),
         ("sb3_clanker.read_metadata(sys.argv[1]).action_space.to_gymnasium()", "A space of gymnasium", "gymnasium"),
