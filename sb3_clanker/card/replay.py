@@ -23,7 +23,7 @@ _WIDEST, _HIGHEST = 320, 320
 _MOST_FRAMES_OF_GIF = 100
 _MOST_FRAMES_OF_VIDEO = 1000
 _LARGEST_GIF = 1_200_000
-_COLOURS = 64
+_COLOURS, _FAST_OCTREE = 64, 2
 VIDEO = "pip install 'sb3-clanker[video]'"
 
 
@@ -82,18 +82,19 @@ def make_replay(
     if not usable:
         return None
     rate = per_second if per_second is not None and 0 < per_second < 1000 else 30.0
-    pictures = [_fit(Image.fromarray(frame)) for frame in usable]
+    every = 1 if video else -(-len(usable) // _MOST_FRAMES_OF_GIF)
+    pictures = [_fit(Image.fromarray(frame)) for frame in usable[::every]]
     size = pictures[0].size
     pictures = [picture if picture.size == size else picture.resize(size) for picture in pictures]
-    data = _mp4(pictures, rate) if video else _gif(pictures, rate)
+    data = _mp4(pictures, rate) if video else _gif(pictures, rate / every)
     kind = "video/mp4" if video else "image/gif"
-    part = "" if len(pictures) >= n_all else f"the first {number(len(pictures))} of its {number(n_all)} pictures, "
+    part = "" if len(usable) >= n_all else f"the first {number(len(usable))} of its {number(n_all)} pictures, "
     return Replay(
         source=f"data:{kind};base64,{base64.b64encode(data).decode()}",
         is_video=video,
         width=size[0],
         height=size[1],
-        caption=f"{caption}: {part}{number(len(pictures) / rate, 3)} seconds of the environment.",
+        caption=f"{caption}: {part}{number(len(usable) / rate, 3)} seconds of the environment.",
     )
 
 
@@ -106,19 +107,14 @@ def _fit(picture: Image) -> Image:
 
 def _gif(pictures: Sequence[Image], rate: float) -> bytes:
     """A GIF that plays as fast as the environment, of fewer pictures where it would be too large."""
-    data = b""
-    most = _MOST_FRAMES_OF_GIF
-    while most >= 1:
-        every = -(-len(pictures) // most)
-        some = [picture.quantize(_COLOURS) for picture in pictures[::every]]
+    some = [picture.quantize(_COLOURS, method=_FAST_OCTREE) for picture in pictures]
+    while True:
         file = io.BytesIO()
-        duration = max(20, round(1000 * every / rate))
-        some[0].save(file, "GIF", save_all=True, append_images=some[1:], duration=duration, loop=0, optimize=True)
-        data = file.getvalue()
-        if len(data) <= _LARGEST_GIF:
-            break
-        most //= 2
-    return data
+        duration = max(20, round(1000 / rate))
+        some[0].save(file, "GIF", save_all=True, append_images=some[1:], duration=duration, loop=0)
+        if file.tell() <= _LARGEST_GIF or len(some) == 1:
+            return file.getvalue()
+        some, rate = some[::2], rate / 2
 
 
 def _mp4(pictures: Sequence[Image], rate: float) -> bytes:
