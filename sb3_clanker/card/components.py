@@ -135,7 +135,7 @@ def action_parts(metadata: PolicyMetadata, most: int = 256) -> list[ActionPart]:
     ]
 
 
-class Observations:
+class TypicalObservations:
     """Observations to try a policy on: typical ones, in which something is changed.
 
     :param metadata: the record
@@ -143,7 +143,6 @@ class Observations:
     """
 
     def __init__(self, metadata: PolicyMetadata, components: list[Component]) -> None:
-        self.has_images = any(spec.layout for spec in metadata.inputs if spec.role == "observation")
         self._base = {key: _middle(space) for key, space in metadata.observation_space.leaves().items()}
         for component in components:
             self._base[component.key].reshape(-1)[component.index] = component.typical
@@ -169,6 +168,11 @@ class Observations:
             for key, leaf in leaves.items()
         }
         return typed[None] if None in typed else {str(key): leaf for key, leaf in typed.items()}
+
+
+def sees_images(metadata: PolicyMetadata) -> bool:
+    """Whether there is an image among what a policy sees."""
+    return any(spec.layout is not None for spec in metadata.inputs if spec.role == "observation")
 
 
 def size_of_observation(metadata: PolicyMetadata) -> int:

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sb3_clanker.card.wording import short
 from sb3_clanker.errors import ClankerError
 from sb3_clanker.paths import is_file
 from sb3_clanker.policy_file.reading import read_metadata
@@ -139,8 +138,6 @@ def marks(path: Path, records: dict[str, PolicyMetadata]) -> Iterator[Mark]:
     for stem, record in sorted(records.items(), key=lambda item: item[1].training.num_timesteps):
         is_this = stem == path.stem
         label = names.get(stem, "this policy" if is_this else "")
-        if len(records) == 1:
-            label = short(label)
         yield Mark(timesteps=float(_bounded(record.training.num_timesteps)), label=label, is_this=is_this)
 
 

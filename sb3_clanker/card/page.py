@@ -16,10 +16,11 @@ from sb3_clanker.card.components import (
     LARGEST,
     ActionPart,
     Component,
-    Observations,
+    TypicalObservations,
     action_parts,
     components_of,
     count_components,
+    sees_images,
     size_of_observation,
 )
 from sb3_clanker.card.facts import Row
@@ -115,17 +116,14 @@ def make_page(file: PolicyFile, path: Path, run_folder: Path, played: Played | N
     :param played: episodes that were played for the card
     """
     metadata, policy = file.metadata, OnnxPolicy.from_file(file)
-    components, parts = components_of(metadata), action_parts(metadata)
-    observations = Observations(metadata, components)
-    n_elements = size_of_observation(metadata)
-    can_run = n_elements <= LARGEST
-    answers = respond(policy, components, observations) if can_run else []
-    drawn = (
-        draw_actions(policy, components, n_elements, has_images=observations.has_images)
-        if can_run and played is None
-        else None
-    )
-    latency = time_predictions(policy, observations.single(), 300, _SECONDS_OF_LATENCY) if can_run else None
+    can_run = size_of_observation(metadata) <= LARGEST
+    components, parts = components_of(metadata) if can_run else [], action_parts(metadata)
+    answers, drawn, latency = list[Response](), None, None
+    if can_run:
+        observations = TypicalObservations(metadata, components)
+        answers = respond(policy, components, observations)
+        drawn = draw_actions(policy, components) if played is None else None
+        latency = time_predictions(policy, observations.single(), 300, _SECONDS_OF_LATENCY)
     return {
         "title": facts.title(metadata),
         "digest": metadata.digest,
@@ -142,7 +140,7 @@ def make_page(file: PolicyFile, path: Path, run_folder: Path, played: Played | N
         "why_no_responses": _why_none(components, can_run=can_run),
         "actions": _actions(played.actions if played else drawn, parts),
         "actions_of": _actions_of(played),
-        "why_no_actions": _why_no_actions(observations),
+        "why_no_actions": _why_no_actions(metadata),
         "ranges": [_range_row(component) for component in components[:_MOST_RANGES]],
         "has_strips": any(component.seen for component in components[:_MOST_RANGES]),
         "ranges_caption": _ranges_caption(metadata, components),
@@ -295,8 +293,8 @@ def _actions_of(played: Played | None) -> str:
     return "on observations drawn from the ranges below, each component on its own: no two of them depend on each other"
 
 
-def _why_no_actions(observations: Observations) -> str:
-    why = "It sees images" if observations.has_images else "The ranges of its observations are not known"
+def _why_no_actions(metadata: PolicyMetadata) -> str:
+    why = "It sees images" if sees_images(metadata) else "The ranges of its observations are not known"
     return f"{why}, so that none can be drawn at random. With episodes of an environment, their actions stand here."
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sb3_clanker.card.components import ActionPart, Component, Observations
+from sb3_clanker.card.components import ActionPart, Component, TypicalObservations, sees_images, size_of_observation
 from sb3_clanker.observations.drawn import draw_from_ranges
 from sb3_clanker.runtime.policy import OnnxPolicy
 
@@ -71,7 +71,7 @@ def score_name(policy: OnnxPolicy) -> str | None:
     return "probability" if is_categorical else "Q-value" if "q_values" in names else None
 
 
-def respond(policy: OnnxPolicy, components: Sequence[Component], observations: Observations) -> list[Response]:
+def respond(policy: OnnxPolicy, components: Sequence[Component], observations: TypicalObservations) -> list[Response]:
     """Ask a policy across the range of each component, in order, for as long as a card may take."""
     answers, end = [], time.monotonic() + _SECONDS
     for component in components:
@@ -110,16 +110,12 @@ def choose_panels(answers: Sequence[Response], parts: Sequence[ActionPart]) -> t
     return [_of_part(answers[j], i, parts[i], float(influences[i, j])) for i, j in places], n_all
 
 
-def draw_actions(
-    policy: OnnxPolicy, components: Sequence[Component], n_elements: int, *, has_images: bool
-) -> NDArray[np.float64] | None:
-    """Actions on observations drawn from the ranges, each component on its own; None where nothing is known of them.
-
-    :param n_elements: how many numbers an observation has
-    """
+def draw_actions(policy: OnnxPolicy, components: Sequence[Component]) -> NDArray[np.float64] | None:
+    """Actions on observations drawn from the ranges, each component on its own; None where not all ranges are known."""
     metadata = policy.metadata
-    n = min(_N_DRAWN, _N_DRAWN_AT_ONCE // max(n_elements, 1))
-    if has_images or not components or not all(component.is_known for component in components) or n < _FEWEST_DRAWN:
+    n = min(_N_DRAWN, _N_DRAWN_AT_ONCE // max(size_of_observation(metadata), 1))
+    are_known = bool(components) and all(component.is_known for component in components)
+    if sees_images(metadata) or not are_known or n < _FEWEST_DRAWN:
         return None
     drawn = draw_from_ranges(metadata.observation_space, metadata.observation_ranges, n, seed=0)
     return policy.predict(drawn)[0].reshape(n, -1).astype(np.float64)

@@ -11,6 +11,7 @@ from gymnasium import spaces
 from msgspec.structs import replace
 
 from sb3_clanker import ExportOptions, PolicyMetadata, export_policy, policy_card, read_metadata
+from sb3_clanker.card import page
 from sb3_clanker.policy_file.record import (
     QUANTILES,
     EnvironmentRecord,
@@ -136,3 +137,11 @@ def test_many_components_and_actions_have_a_card(tmp_path: Path) -> None:
     _check(card)
     assert "most influential curves of" in card
     assert "The first 64 of 300 components." in card
+
+
+def test_observations_that_are_too_large_are_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page, "LARGEST", 1)
+    card = policy_card(rewrite(tmp_path / "policy.onnx"))
+    _check(card)
+    assert "Its observations are too large for a card." in card
+    assert "one prediction, median" not in card
