@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sb3_clanker.card.card import card_path, policy_card, write_card
 from sb3_clanker.paths import is_file
+from sb3_clanker.run_folder.names import BEST, FINAL
 
 _logger = logging.getLogger("sb3_clanker")
 
@@ -19,22 +20,32 @@ _SECONDS = 0.3
 
 
 class Cards:
-    """The cards of one training.
+    """The cards of the best and the final policy of a training.
 
     A card is made at once where all of them take no more than a hundredth of the training's time; else with a later
     one, or at the end. Until then there is none: no card lies beside a policy that it is not of.
 
-    :param run_folder: where the log of evaluations is written; None is the folder of each file
+    :param wanted: whether there are to be any
     """
 
-    def __init__(self, run_folder: Path | None) -> None:
+    def __init__(self, *, wanted: bool) -> None:
+        self._wanted = wanted
+        self.begin(None)
+
+    def begin(self, run_folder: Path | None) -> None:
+        """A training begins.
+
+        :param run_folder: where the log of its evaluations is written; None is the folder of each file
+        """
         self._run_folder = run_folder
         self._due: dict[Path, None] = {}
         self._began = time.monotonic()
         self._spent, self._cost = 0.0, _SECONDS
 
     def add(self, path: Path) -> None:
-        """A policy file has just got its name."""
+        """A policy file has just got its name; those of numbered checkpoints have no cards."""
+        if not self._wanted or path.stem not in (BEST.stem, FINAL.stem):
+            return
         with suppress(OSError):
             card_path(path).unlink(missing_ok=True)
         self._due[path] = None

@@ -15,15 +15,16 @@ _SEED = 20_261_121
 _LARGEST = float(np.finfo(np.float32).max)
 """Beyond it a value is infinite to a file, whose inputs are float32."""
 _N_SAMPLED = 4_096
-_SAMPLED_ELEMENTS = 1 << 19
+_SAMPLED_ELEMENTS = 1 << 18
 """Elements of the sample: of wide observations fewer rows are kept, as each checkpoint sorts them."""
-_BUFFERED_ELEMENTS = 1 << 14
+_BUFFERED_ELEMENTS, _FEWEST_BUFFERED = 1 << 12, 64
+"""Elements and rows of the buffer: so few that to fold them in does not show in a checkpoint."""
 
 
 class Ranges:
     """Running figures of the vectors of an observation: the smallest, the largest, mean, deviation, and a sample.
 
-    The sample is a reservoir of 4,096 observations (of more than 128 components fewer), drawn with a generator of its
+    The sample is a reservoir of 4,096 observations (of more than 64 components fewer), drawn with a generator of its
     own. An observation in which anything is not finite in float32, the type of a file's inputs, is left out.
 
     :param space: the observation space
@@ -38,7 +39,7 @@ class Ranges:
         self._count = self._n_buffered = 0
         self._minimum, self._maximum = np.full(width, np.inf), np.full(width, -np.inf)
         self._mean, self._squares = np.zeros(width), np.zeros(width)
-        self._buffer = np.empty((max(_BUFFERED_ELEMENTS // max(width, 1), 1), width))
+        self._buffer = np.empty((max(_BUFFERED_ELEMENTS // max(width, 1), _FEWEST_BUFFERED), width), order="F")
         self._sample = np.empty((width, min(_SAMPLED_ELEMENTS // max(width, 1), _N_SAMPLED)))
         self._generator = np.random.default_rng(_SEED)
 

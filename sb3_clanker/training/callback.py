@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -16,7 +16,7 @@ from sb3_clanker.export.exporter import Exporter
 from sb3_clanker.export.publish import ExportReport
 from sb3_clanker.options import ExportOptions, OptionsSource, as_options
 from sb3_clanker.public import public
-from sb3_clanker.run_folder.names import BEST, FINAL, Checkpoint
+from sb3_clanker.run_folder.names import BEST, FINAL, Checkpoint, FileKind
 from sb3_clanker.run_folder.retention import Retention
 from sb3_clanker.sb3.normalization import resolve_normalization
 from sb3_clanker.sb3.seen import SeenObservations
@@ -92,8 +92,7 @@ class OnnxCheckpointCallback(BaseCallback):
         keeps all. The best, the final, what is followed, and what is not proven to be ours are never deleted
     :param save_final: whether to write ``final_model`` at the end of training
     :param overwrite: whether files of an earlier training are overwritten, rather than moved out of the way
-    :param card: whether the best and the final get a policy card, ``best_model.card.html``: after their files, for at
-        most a hundredth of the time of the training before its end. One that fails is logged, whatever ``on_error`` is
+    :param card: whether the best and the final get a policy card, after their files; one that fails is only logged
     :param on_error: what a failed export does after the first step: ``"warn"`` logs and counts it, and training goes
         on; ``"raise"`` raises
     :param options: options of every export; also as a mapping, as a YAML file gives it
@@ -152,7 +151,6 @@ class OnnxCheckpointCallback(BaseCallback):
         self.keep_last = keep_last
         self.save_final = save_final
         self.overwrite = overwrite
-        self.card = card
         self.on_error = on_error
         self.options = as_options(options)
         self.reports: list[ExportReport] = []
@@ -164,13 +162,14 @@ class OnnxCheckpointCallback(BaseCallback):
         self._event: BaseCallback | None = None
         self._is_on_new_best = False
         self._retention = Retention(keep_last, [], overwrite=overwrite)
-        self._cards: Cards | None = None
+        self._cards = Cards(wanted=card)
         self._training: Training | None = None
         self._is_finished = False
         self._run = "", ""
         self._places: dict[Path, Place] = {}
         self._followed: tuple[Followed, ...] = ()
         self._seen: SeenObservations | None = None
+        self._looks = False
         self._trained: tuple[object, Path | None] | None = None
         self._counted = 0, 0
         self._best_before = float("-inf")
@@ -190,7 +189,7 @@ class OnnxCheckpointCallback(BaseCallback):
 
     def __getstate__(self) -> dict[str, Any]:
         """What a pickle has of it: nothing of a training that goes on, which nobody can go on with elsewhere."""
-        return vars(self) | {"_training": None, "_places": {}, "_followed": (), "_cards": None}
+        return vars(self) | {"_training": None, "_places": {}, "_followed": ()}
 
     @property
     def best_mean_reward(self) -> float:
@@ -250,7 +249,7 @@ class OnnxCheckpointCallback(BaseCallback):
             self._judge = self.evaluation
             settings.require_alike(self.training_env, self.evaluation.eval_env)
             prepare(self.evaluation, self, log, raises=self.on_error == "raise")
-        self._cards = Cards(log and log.parent) if self.card else None
+        self._cards.begin(log and log.parent)
         training.at_start(lambda: self._look_back(training, log))
         training.at_start(lambda: training.at_interruption(self._write_final) if self._has_final else None)
 
@@ -279,7 +278,10 @@ class OnnxCheckpointCallback(BaseCallback):
                 self._best_before = score
         if self.options.observation_ranges:
             is_new = steps == 0 or not self._goes_on()
-            self._seen = watch(self.model, training, self._places.values(), None if is_new else self._seen)
+            self._seen = watch(self.model, self._places.values(), None if is_new else self._seen)
+            self._looks = self._above is None and not self._followed  # at each step, before anything is written
+            if not self._looks:
+                training.watch(self._seen.look)
         for followed in self._followed:
             followed.at_step(functools.partial(self._complete, followed), training)
         self._trained = self.model, self.save_path
@@ -307,6 +309,8 @@ class OnnxCheckpointCallback(BaseCallback):
         if self._training is None:
             return True
         self._training.begin()  # another callback may have made this one in the middle of a training
+        if self._seen is not None and self._looks:
+            self._seen.look(self._training.told)
         continue_training = self.evaluation is None or evaluate(self.evaluation)
         is_child = self.evaluation is None and self._above is not None
         if self.save_freq is None and is_child and self._is_on_new_best:
@@ -347,9 +351,8 @@ class OnnxCheckpointCallback(BaseCallback):
 
     def _leave(self) -> None:
         """The training is over, whoever else is a callback of it: sum up."""
-        if self._cards is not None:
-            self._cards.write()
-        self._training, self._places, self._followed, self._cards = None, {}, (), None
+        self._cards.write()
+        self._training, self._places, self._followed = None, {}, ()
         n_reports, n_failures = self._counted
         sum_up(self.reports[n_reports:], self.failures[n_failures:], verbose=self.verbose)
 
@@ -375,15 +378,7 @@ class OnnxCheckpointCallback(BaseCallback):
         """
         folder = (follows.folder if follows else None) or self._folder
         try:
-            there = follows.files(checkpoint, self.model) if follows else {}
-            evaluation = self._last.known(judge, self.model.num_timesteps)
-            ranges = self._seen.record() if self._seen else None
-            report = self._writer.write(folder, checkpoint, evaluation, self._retention, there, ranges)
-            self.reports.append(report)
-            if self._cards is not None and checkpoint in (BEST, FINAL):
-                self._cards.add(report.path)
-            if self.verbose >= 1:
-                say_written(report)
+            self._write(folder, checkpoint, judge, follows.files(checkpoint, self.model) if follows else {})
         except Exception as error:  # a training must not end because of an export, whatever went wrong in it
             unmatched = self._places[folder].folder.unmatched(checkpoint) if folder in self._places else ()
             failure = ExportFailure.of(checkpoint, self.model.num_timesteps, error, unmatched)
@@ -395,3 +390,11 @@ class OnnxCheckpointCallback(BaseCallback):
             failure.log()
         finally:
             record_exports(self.logger, self.reports, self.failures)
+
+    def _write(self, folder: Path, checkpoint: Checkpoint, judge: Judge | None, there: Mapping[FileKind, Path]) -> None:
+        evaluation = self._last.known(judge, self.model.num_timesteps)
+        ranges = self._seen.record() if self._seen else None
+        self.reports.append(self._writer.write(folder, checkpoint, evaluation, self._retention, there, ranges))
+        self._cards.add(self.reports[-1].path)
+        if self.verbose >= 1:
+            say_written(self.reports[-1])

@@ -86,19 +86,23 @@ class Training(Owner):
         """Do something when it begins: when all callbacks are content, and before the first step."""
         self._at_start.append(action)
 
+    @property
+    def told(self) -> Mapping[str, Any]:
+        """What the algorithm has told its callbacks of this step, their ``locals``."""
+        return {} if self.root is None else self.root.locals
+
     def watch(self, look: Callable[[Mapping[str, Any]], object]) -> None:
         """Look at each step, before any callback does, as long as this lasts.
 
-        :param look: is given what the algorithm has told its callbacks, their ``locals``
+        :param look: is given what it is :attr:`told`
         """
-        if (root := self.root) is None:
-            return
 
         def step(on_step: Callable[[], bool]) -> bool:
-            look(root.locals)
+            look(self.told)
             return on_step()
 
-        self.stand_in(root, "on_step", step, stays=True)
+        if self.root is not None:
+            self.stand_in(self.root, "on_step", step, stays=True)
 
     def at_interruption(self, write: Callable[[], object]) -> None:
         """Write something before SIGINT or SIGTERM ends it; see :mod:`sb3_clanker.training.interruption`."""

@@ -18,7 +18,6 @@ from sb3_clanker.sb3.normalization import resolve_normalization
 from sb3_clanker.sb3.saving import rehearse, to_save
 from sb3_clanker.sb3.seen import SeenObservations
 from sb3_clanker.training.place import Place, ranges_before
-from sb3_clanker.training.run import Training
 
 
 class CheckpointWriter:
@@ -73,10 +72,8 @@ class CheckpointWriter:
         )
 
 
-def watch(
-    model: BaseAlgorithm, training: Training, places: Iterable[Place], seen: SeenObservations | None
-) -> SeenObservations:
-    """Keep ranges of what a training sees, as long as it lasts.
+def watch(model: BaseAlgorithm, places: Iterable[Place], seen: SeenObservations | None) -> SeenObservations:
+    """Ranges of what a training sees from now on; what looks at each step is up to the caller.
 
     :param places: where lies what it may go on from
     :param seen: those of the ``learn()`` before, where it goes on with that
@@ -84,6 +81,5 @@ def watch(
     if seen is None:
         before = ranges_before(places, model.num_timesteps)
         seen = SeenObservations(model, resolve_normalization(model, "auto"), before)
-    training.watch(seen.look)
     seen.start()
     return seen

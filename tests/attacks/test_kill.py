@@ -23,11 +23,9 @@ from stable_baselines3.common.callbacks import EvalCallback
 from sb3_clanker import ExportOptions, OnnxCheckpointCallback, load_checkpoint, read_metadata
 from sb3_clanker.cli.main import main
 from sb3_clanker.errors import ClankerError
-from sb3_clanker.export.publish import ExportReport
 from sb3_clanker.policy_file.vectors import read_vectors
 from sb3_clanker.run_folder.folder import TrainingFolder
 from sb3_clanker.run_folder.publication import Publication
-from sb3_clanker.training.writing import CheckpointWriter
 from tests.integration.trainings import (
     assert_alike,
     assert_whole,
@@ -50,18 +48,18 @@ _PATIENCE = 60.0
 def _train_until_killed(pipe: Connection, folder: Path) -> None:
     """Publish all the time, and tell when a publication begins, when its files get their names, and when it is over."""
     th.set_num_threads(1)
-    write, commit = CheckpointWriter.write, Publication.commit
+    write, commit = OnnxCheckpointCallback._write, Publication.commit
 
-    def telling_write(self: CheckpointWriter, *args: Any) -> ExportReport:
+    def telling_write(self: OnnxCheckpointCallback, *args: Any) -> None:
         pipe.send("write")
-        return write(self, *args)
+        write(self, *args)
 
     def telling_commit(self: Publication) -> None:
         pipe.send("commit")
         commit(self)
         pipe.send("over")
 
-    CheckpointWriter.write = telling_write  # type: ignore[method-assign, assignment]
+    OnnxCheckpointCallback._write = telling_write  # type: ignore[method-assign, assignment]
     Publication.commit = telling_commit  # type: ignore[method-assign]
     callback = OnnxCheckpointCallback(
         folder, eval_env=make_eval_env(), eval_freq=2, n_eval_episodes=1, save_freq=3, keep_last=4

@@ -37,9 +37,11 @@ from sb3_clanker import (
 )
 from sb3_clanker.cli.main import main
 from sb3_clanker.export.exporter import Exporter
+from sb3_clanker.observations.ranges import Ranges
 from sb3_clanker.policy_file.container import split_container
 from sb3_clanker.policy_file.documents import encode
 from sb3_clanker.policy_file.record import EvaluationRecord
+from sb3_clanker.policy_file.spaces import describe_space
 from sb3_clanker.sb3.normalization import Normalization
 from tests.policy_file.sealing import resealed
 from tests.worlds import (
@@ -415,21 +417,30 @@ def test_the_summary_says_what_a_consumer_must_know(world: World, capsys: Captur
 
 
 def test_the_summary_shows_rewards_keys_of_a_dict_and_own_entries(tmp_path: Path, capsys: Capture) -> None:
-    space = spaces.Dict({"arm": spaces.Box(-1, 1, (3,)), "gear": spaces.Discrete(5)})
+    space = spaces.Dict({"arm": spaces.Box(-1, 1, (3,)), "gear": spaces.Discrete(5), "skin": spaces.Box(0, 1, (20,))})
     model = make_model(observation_space=space, policy="MultiInputPolicy")
     model.num_timesteps = 1_234_567
-    options = ExportOptions(metadata={"robot": "arm-3"})
+    options = ExportOptions(metadata={"robot": "arm-3"}, observation_names={"arm": ["x", "y", "z"]})
     path = tmp_path / "policy.onnx"
+    seen = Ranges(describe_space(space, "observation"))
+    seen.add({"arm": np.array([[-0.5, 0, 0], [1, 0.123456, 0]]), "skin": np.zeros((2, 20))})
     evaluation = EvaluationRecord(role="best", num_timesteps=1000, mean_reward=12.5, std_reward=2.0, n_episodes=5)
-    proven = Exporter(model, Normalization(vec_normalize=None), options).export(evaluation=evaluation)
+    proven = Exporter(model, Normalization(vec_normalize=None), options).export(
+        evaluation=evaluation, ranges=seen.record()
+    )
     path.write_bytes(proven.data)
     lines = _inspected(path, capsys)
     assert ("trained", "1,234,567 timesteps") in lines
     assert ("best by", "evaluation at 1,000 timesteps: mean reward 12.50, standard deviation 2.00, 5 episodes") in lines
-    assert ("observation space", "Dict(arm: Box float32 [3], gear: Discrete int64 [])") in lines
+    assert ("observation space", "Dict(arm: Box float32 [3], gear: Discrete int64 [], skin: Box float32 [20])") in lines
+    assert lines[lines.index(("observed", "2 observations")) + 1 :][:2] == [
+        ("range", "arm: x -0.5 to 1, y 0 to 0.123, z 0 to 0"),
+        ("range", f"skin: {', '.join(['0 to 0'] * 8)}, and 12 more"),
+    ]
     assert [text.split(":")[0] for label, text in lines if label == "input"] == [
         "arm float32 [batch, 3]",
         "gear float32 [batch, 1]",
+        "skin float32 [batch, 20]",
     ]
     assert ("robot", "arm-3") in lines
     assert "belongs to" not in dict(lines)
