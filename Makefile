@@ -3,14 +3,16 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 SWEEPS := .venv/.sweeps
+RECIPES := .venv/.recipes
 
-.PHONY: help example test lint types unit test-light test-sweeps soak bench schema version clean
+.PHONY: help example test lint types unit test-light test-sweeps test-recipes soak bench schema version clean
 
 help:
 	@echo "make example      train CartPole, write best_model.onnx, play it"
 	@echo "make test         lint, check types, run the tests"
 	@echo "make test-light   install numpy, onnxruntime and msgspec alone, from PyPI, and run a policy"
 	@echo "make test-sweeps  run the examples of sweeps with Ray, Optuna and an S3 server"
+	@echo "make test-recipes run the recipes of docs/recipes.md with ExecuTorch, OpenVINO and coremltools"
 	@echo "make soak         run the long tests: drawn spaces, killed trainings, damaged files"
 	@echo "make bench        what it costs, beside Stable-Baselines3 itself"
 	@echo "make schema       write the JSON Schemas in docs/ anew"
@@ -51,6 +53,13 @@ $(SWEEPS): $(INSTALLED)
 
 test-sweeps: $(SWEEPS)
 	$(BIN)/python -m pytest -m sweeps tests/sweeps
+
+$(RECIPES): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group recipes
+	@touch $@
+
+test-recipes: $(RECIPES)
+	$(BIN)/python -m pytest -m recipes tests/test_recipes.py
 
 soak: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow --numprocesses auto --dist loadfile

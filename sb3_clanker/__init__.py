@@ -27,7 +27,9 @@ with required_for("sb3_clanker", READING):
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from sb3_clanker.actor.module import PolicyModule as PolicyModule
     from sb3_clanker.export.calls import export_policy as export_policy
+    from sb3_clanker.export.calls import policy_module as policy_module
     from sb3_clanker.export.calls import validate_policy as validate_policy
     from sb3_clanker.export.publish import ExportReport as ExportReport
     from sb3_clanker.training.callback import OnnxCheckpointCallback as OnnxCheckpointCallback
@@ -36,8 +38,10 @@ else:
     _TRAINING_SIDE = {
         "ExportReport": "export.publish",
         "OnnxCheckpointCallback": "training.callback",
+        "PolicyModule": "actor.module",
         "export_policy": "export.calls",
         "load_checkpoint": "training.resume",
+        "policy_module": "export.calls",
         "validate_policy": "export.calls",
     }
     _here = [name for name, value in vars().items() if getattr(value, "__module__", "") == __name__]

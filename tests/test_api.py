@@ -86,6 +86,10 @@ PolicyMetadata: schema_version, algorithm, policy_class, observation_space, acti
         predict_dtype, recurrent, sampling, opset_version, ir_version, normalization, frame_stacks, environment,
         environment_spec, control_period, observation_ranges, training, provenance, checkpoint, cross_check, latency,
         digest, entries
+PolicyModule(actor: Actor)
+    .dynamic_shapes(self) -> tuple[tuple[dict[int, Any], ...]]
+    .example_inputs(self, batch: int = 2) -> tuple[th.Tensor, ...]
+    .forward(self, inputs: th.Tensor) -> tuple[th.Tensor, ...]
 PrecisionError (ClankerError, ValueError)
 PrecisionWarning (ClankerWarning)
 PublicationError (ClankerError, OSError)
@@ -120,6 +124,8 @@ load_checkpoint(path: str | Path, *, env: gym.Env[Any, Any] | VecEnv | None = No
         None = None, **kwargs: Any) -> LoadedCheckpoint
 policy_card(path: str | Path, *, run_folder: str | Path | None = None, env: str | Playable | None = None, episodes:
         int = 0, video: bool = False) -> str
+policy_module(model: BaseAlgorithm, *, vec_normalize: NormalizationSource = 'auto', options: OptionsSource =
+        ExportOptions()) -> PolicyModule
 read_metadata(path: str | Path) -> PolicyMetadata
 validate_policy(path: str | Path, model: BaseAlgorithm, *, vec_normalize: NormalizationSource = 'auto', options:
         OptionsSource = ExportOptions()) -> ValidationReport

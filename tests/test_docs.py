@@ -157,7 +157,7 @@ def test_the_exports_for_a_target_work(tmp_path: Path, monkeypatch: pytest.Monke
         assert check_target(read_metadata(tmp_path / f"{name}.onnx"), target).accepts
 
 
-@pytest.mark.parametrize("name", ["file-format.md", "deploying.md"])
+@pytest.mark.parametrize("name", ["file-format.md", "deploying.md", "recipes.md"])
 def test_links_lead_somewhere(name: str) -> None:
     text = (DOCS / name).read_text()
     links = re.findall(r"\]\(([^)]+)\)", text)

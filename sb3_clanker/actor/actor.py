@@ -130,10 +130,10 @@ class Actor(nn.Module):
         indices = [float(index) for n in choices for index in range(n)]
         return (action.index_select(1, th.tensor(dims)) == th.tensor(indices)).to(th.float32)
 
-    def example_inputs(self) -> tuple[th.Tensor, ...]:
-        """A batch of two: a batch of one would freeze the batch dimension in a trace."""
+    def example_inputs(self, batch: int = 2) -> tuple[th.Tensor, ...]:
+        """A batch of zeros, of two by default: a batch of one would freeze the batch dimension in a trace."""
         return tuple(
-            th.zeros([2 if dim == BATCH else int(dim) for dim in spec.shape], dtype=getattr(th, spec.dtype))
+            th.zeros([batch if dim == BATCH else int(dim) for dim in spec.shape], dtype=getattr(th, spec.dtype))
             for spec in self.inputs
         )
 

@@ -63,7 +63,7 @@ class ComponentDifference:
             text = f"{text}; mean {self.mean:.3g}{unit}, largest {self.largest:.3g}{unit}"
             return f"{text} ({parts} of half its range)"
         changes = ((short(one, _LONGEST), short(other, _LONGEST), n) for one, other, n in self.changes)
-        return "; ".join([text, *(f"{one} -> {other}: {n:,} times" for one, other, n in changes)])
+        return "; ".join([text, ", ".join(f"{one} -> {other} ({n:,})" for one, other, n in changes)])
 
 
 @dataclass(frozen=True, kw_only=True)

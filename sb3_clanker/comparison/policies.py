@@ -277,7 +277,7 @@ def _return_facts(returns: ReturnDifferences) -> Iterator[tuple[str, str]]:
     yield "return of the first", _spread(returns.first)
     yield "return of the second", _spread(returns.second)
     better, worse = int((differences > 0).sum()), int((differences < 0).sum())
-    yield "second less first", f"{_spread(differences)}; more on {better:,} seeds, less on {worse:,}"
+    yield "second less first", f"{_spread(differences)}; more on {better:,}, less on {worse:,}"
     rows = list(zip(seeds, returns.first, returns.second, differences, strict=True))
     yield from (
         (f"  seed {seed}", f"{one:12,.2f} {other:12,.2f} {apart:+12,.2f}")

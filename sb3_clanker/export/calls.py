@@ -1,4 +1,4 @@
-"""One call: an algorithm and options in, a proven file and its report out; or the proof of a file again."""
+"""One call: an algorithm and options in, a proven file and its report out; the proof of a file again; or a module."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_clanker.actor.extra_outputs import names_of
+from sb3_clanker.actor.module import PolicyModule
 from sb3_clanker.errors import PublicationError
 from sb3_clanker.export.exporter import Exporter, check_algorithm
 from sb3_clanker.export.publish import ExportReport, publish
@@ -94,6 +95,43 @@ def validate_policy(
     with typed_errors(model.policy):
         normalization = resolve_normalization(model, vec_normalize, _own_zip(path, model), file)
         return check_policy(file.data, file.metadata, model, normalization, options)
+
+
+@public
+def policy_module(
+    model: BaseAlgorithm, *, vec_normalize: NormalizationSource = "auto", options: OptionsSource = ExportOptions()
+) -> PolicyModule:
+    """The whole of ``predict(raw observation, deterministic=True)`` as a torch module: what every other exporter takes.
+
+    It is a copy; the model is left as it is. Nothing is proven here: what is made of the module has to be compared.
+
+    :param model: a Stable-Baselines3 or sb3-contrib algorithm, as in :func:`export_policy`
+    :param vec_normalize: the normalization that the policy was trained with: ``"auto"`` is the one the model trains
+        with; or as in :func:`export_policy`
+    :param options: what inputs and outputs are: ``channels_last``, ``further_outputs``, ``target``, names and units
+    :raises UnsupportedPolicyError: not an algorithm, or a policy that cannot be copied, or whose own code fails
+    :raises OptionError: an option cannot be used, or ``vec_normalize`` is none of what it may be
+    :raises UnsupportedSpaceError: a space has no place in the file format
+    :raises NormalizationError: the statistics are of another policy, or not there
+    :raises UnsupportedWrapperError: a wrapper changes observations between VecNormalize and the policy
+    :raises PrecisionError: float32 cannot distinguish observations
+    :raises TargetError: the target does not take it
+    :raises NonFiniteWeightsError: the policy has diverged
+
+    >>> module = policy_module(model)  # doctest: +SKIP
+    >>> program = torch.export.export(  # doctest: +SKIP
+    ...     module, module.example_inputs(), dynamic_shapes=module.dynamic_shapes()
+    ... )
+    """
+    check_algorithm(model)
+    options = as_options(options)
+    with typed_errors(model.policy):
+        normalization = resolve_normalization(model, vec_normalize)
+        with Subject(model, normalization, options).now(lambda *_: False) as now:
+            now.check()
+            module = PolicyModule(now.copied_actor())
+            module(*module.example_inputs())  # whatever its own code raises
+            return module
 
 
 def check_policy(

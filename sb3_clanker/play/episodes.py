@@ -103,7 +103,8 @@ class _Player:
                 self._find_masks = env.get_wrapper_attr("action_masks")
             except AttributeError as error:
                 problem = "it has no method action_masks, which this policy needs"
-                raise UnfitEnvironmentError(name_of(env), problem) from error
+                remedy = "Pass one that has it as env, such as one in the ActionMasker of sb3-contrib."
+                raise UnfitEnvironmentError(name_of(env), problem, remedy) from error
 
     def play(self, seed: int, sample: _Sample, frames: list[NDArray[np.uint8]], n_frames: int) -> tuple[float, int]:
         """Play one episode; its return and its length."""
@@ -126,7 +127,10 @@ class _Player:
             length += 1
             ends = bool(terminated or truncated)
             if length == MOST_STEPS and not ends:
-                raise UnfitEnvironmentError(name_of(self._env), f"an episode did not end in {MOST_STEPS:,} steps")
+                problem = f"an episode did not end in {MOST_STEPS:,} steps"
+                raise UnfitEnvironmentError(
+                    name_of(self._env), problem, "Give it an end, as gymnasium's TimeLimit does."
+                )
         if len(frames) < n_frames:
             frames.append(np.asarray(self._env.render(), np.uint8))
         return total, length

@@ -24,6 +24,7 @@ from sb3_clanker.actor.actor import Actor
 from sb3_clanker.errors import GraphError
 from sb3_clanker.policy_file.tensors import BATCH, TensorSpec
 from sb3_clanker.sb3.compiled import eager
+from sb3_clanker.sb3.distributions import unchecked
 from sb3_clanker.writers.opset import NATIVE_OPSET, lower_opset, oldest_ir_version
 from sb3_clanker.writers.scores import captured_scores, scores_spec
 
@@ -43,7 +44,7 @@ def trace(actor: Actor, tensors: Mapping[str, th.Tensor], opset_version: int) ->
     :raises GraphError: the policy cannot be traced
     :raises UnsupportedOpsetError: an operator does not exist in the opset; it is named
     """
-    with _one_at_a_time, _surroundings():
+    with _one_at_a_time, _surroundings(), unchecked():
         return _clean(_trace(actor, tensors, opset_version), actor, tensors, opset_version)
 
 
@@ -91,19 +92,22 @@ def _trace(actor: Actor, tensors: Mapping[str, th.Tensor], opset_version: int) -
 @contextmanager
 def _surroundings() -> Iterator[None]:
     """What tracing needs of the process; everything is put back afterwards."""
-    distribution = th.distributions.Distribution
-    validate_args = distribution._validate_args
     loggers = [logging.getLogger(name) for name in _TALKATIVE]
     levels = [logger.level for logger in loggers]
-    with th.random.fork_rng(devices=[]), th.no_grad(), eager(), _exporting_here(), warnings.catch_warnings():
+    with (
+        th.random.fork_rng(devices=[]),
+        th.no_grad(),
+        eager(),
+        _exporting_here(),
+        unchecked(),
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore")
         for logger in loggers:
             logger.setLevel(logging.ERROR)
-        distribution.set_default_validate_args(False)  # its checks branch on values, which cannot be traced
         try:
             yield
         finally:
-            distribution.set_default_validate_args(validate_args)
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
 

@@ -1,4 +1,7 @@
-"""Every row of the support table, exported from inside a running learn() and held against Stable-Baselines3."""
+"""Every row of the support table, exported from inside a running learn() and held against Stable-Baselines3.
+
+So is the torch module of the policy as it is afterwards.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ from stable_baselines3.common.vec_env import (
     VecNormalize,
 )
 
-from sb3_clanker import OnnxCheckpointCallback, OnnxPolicy
+from sb3_clanker import OnnxCheckpointCallback, OnnxPolicy, PolicyModule, policy_module
 from sb3_clanker.sb3.normalization import load_statistics
 from tests.support import ACTIONS, CASES, OBSERVATIONS, Case
 from tests.worlds import SpacesEnv, draw, make_model
@@ -114,12 +117,25 @@ def _assert_close(got: Any, expected: Any, unit: Any = 1.0) -> None:
     np.testing.assert_allclose(got / unit, expected / unit, rtol=1e-5, atol=1e-5)
 
 
+def _assert_module_is(
+    module: PolicyModule, inputs: dict[str, Any], model: BaseAlgorithm, observation: Any, context: dict[str, Any]
+) -> None:
+    action, *state = module(*(th.as_tensor(inputs[spec.name]) for spec in module.inputs))
+    expected, expected_state = model.predict(observation, deterministic=True, **context)
+    box = model.action_space
+    unit = (box.high.astype(np.float64) - box.low) / 2 if isinstance(box, spaces.Box) else 1.0
+    _assert_close(action.numpy().astype(expected.dtype).reshape(expected.shape), expected, unit)
+    for got_part, expected_part in zip(state, expected_state or (), strict=True):
+        _assert_close(got_part.numpy(), expected_part)
+
+
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_every_file_equals_its_own_zip(case: Case, tmp_path: Path) -> None:
     model = _make(case)
     before = [parameter.clone() for parameter in model.policy.parameters()]
     callback = OnnxCheckpointCallback(tmp_path, save_freq=18, save_final=False, on_error="raise")
     model.learn(60, callback=callback)
+    module = policy_module(model)
     if model.get_env() is not None and case.wrapper == "SubprocVecEnv":
         model.get_env().close()  # type: ignore[union-attr]
     assert any(not th.equal(old, new) for old, new in zip(before, model.policy.parameters(), strict=True))
@@ -146,6 +162,13 @@ def test_every_file_equals_its_own_zip(case: Case, tmp_path: Path) -> None:
             _assert_close(got, expected, unit)
             for got_part, expected_part in zip(got_state or (), expected_state or (), strict=True):
                 _assert_close(got_part, expected_part)
+            _assert_module_is(
+                module,
+                policy.inputs(raw, **context),
+                model,
+                _normalize(case, raw, model.get_vec_normalize_env()),
+                context,
+            )
             if isinstance(action_space, spaces.Box):
                 at_a_bound |= bool(np.any((expected == action_space.low) | (expected == action_space.high)))
             seen |= {row.tobytes() for row in (expected if n else expected[None])}

@@ -79,6 +79,13 @@ def test_a_wrapper_of_the_environment_is_refused(policy: OnnxPolicy) -> None:
     assert play_episodes(policy, own, [0]).lengths[0] > 0
 
 
+def test_another_environment_of_the_same_id_is_refused(policy: OnnxPolicy) -> None:
+    *wrappers, _ = policy.metadata.environment
+    policy.metadata = replace(policy.metadata, environment=(*wrappers, "OldBall"))
+    _refused(policy, r"tests/Ball-v0: the policy was trained through OldBall, which it lacks\.")
+    _refused(policy, r"tests/Screen-v0: its action is Discrete int64 \[\], and the policy's Box float32 \[1\]", SCREEN)
+
+
 def test_a_wrapper_that_training_did_without_is_refused(policy: OnnxPolicy) -> None:
     _trained_in(policy, DummyVecEnv([lambda: Monitor(gym.make(BALL, max_episode_steps=-1))]))
     _refused(policy, r"tests/Ball-v0: it has TimeLimit, without which the policy was trained\.")
