@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 from sb3_clanker.errors import OptionError, UnsupportedOpsetError
 from sb3_clanker.policy_file.entries import check_entries
+from sb3_clanker.policy_file.tensors import OUTSIDE
 from sb3_clanker.public import public
 from sb3_clanker.targets.check import known_target
 from sb3_clanker.targets.target import TargetName
@@ -18,7 +19,17 @@ SUPPORTED_OPSETS = range(17, 24)
 _MOST = 100_000
 """Observations and vectors that may be asked for: they are drawn at once."""
 
-FurtherOutput = Literal["distribution", "value", "q_values"]
+_LARGEST_MARGIN = 100
+"""In ranges: far beyond what could tell anything."""
+
+FurtherOutput = Literal["distribution", "value", "q_values", "outside"]
+OUTPUTS: Mapping[FurtherOutput, frozenset[str]] = {
+    "distribution": frozenset({"action_mean", "action_std", "action_logits"}),
+    "value": frozenset({"value"}),
+    "q_values": frozenset({"q_values"}),
+    "outside": frozenset({OUTSIDE}),
+}
+"""Names in the graph of the outputs of each kind."""
 Labels: TypeAlias = Sequence[str]
 
 
@@ -40,7 +51,10 @@ class ExportOptions:
     :param channels_last: whether the file takes images as height, width, channels, as cameras give them; by default it
         takes them as channels, height, width, as Stable-Baselines3 trains on them
     :param further_outputs: what the file gives beside the action, for those who sample or inspect: ``"distribution"``
-        (``action_mean`` and ``action_std``, or ``action_logits``), ``"value"``, ``"q_values"``; none by default
+        (``action_mean`` and ``action_std``, or ``action_logits``), ``"value"``, ``"q_values"``, and ``"outside"``: for
+        each component of the vectors of an observation, whether it lies outside of what training saw; none by default
+    :param outside_margin: by what part of its range (maximum less minimum) a component may leave what training saw
+        before ``"outside"`` says so, 0 to 100
     :param observation_names: names of the components of an observation, for those who wire a robot: one for each
         element of a Box, for each category of a Discrete space; of a Dict space, a mapping of such by key
     :param observation_units: the same for units
@@ -74,6 +88,7 @@ class ExportOptions:
     max_latency_ms: float | None = None
     channels_last: bool = False
     further_outputs: Sequence[FurtherOutput] = ()
+    outside_margin: float = 0.1
     observation_names: Labels | Mapping[str, Labels] | None = None
     observation_units: Labels | Mapping[str, Labels] | None = None
     action_names: Labels | None = None
@@ -104,6 +119,11 @@ class ExportOptions:
         if isinstance(asked, str) or not isinstance(asked, Collection) or any(name not in known for name in asked):
             raise OptionError("further_outputs", asked, f"a sequence of {', '.join(map(repr, known))}")
         object.__setattr__(self, "further_outputs", tuple(dict.fromkeys(asked)))
+        if OUTSIDE in asked and not self.observation_ranges:
+            raise OptionError("observation_ranges", False, "True, as further_outputs with 'outside' tells by them")
+        margin = self.outside_margin
+        if isinstance(margin, bool) or not isinstance(margin, (int, float)) or not 0 <= margin <= _LARGEST_MARGIN:
+            raise OptionError("outside_margin", margin, f"a number from 0 to {_LARGEST_MARGIN}")
         for option, unit in (("control_period", "seconds"), ("max_latency_ms", "milliseconds")):
             value = getattr(self, option)
             if value is not None and (

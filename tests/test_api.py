@@ -27,10 +27,10 @@ ClankerError (Exception)
 ClankerWarning (UserWarning)
 ExportOptions(*, opset_version: int = 18, atol: float = 1e-05, rtol: float = 1e-05, n_samples: int | None = None,
         max_latency_ms: float | None = None, channels_last: bool = False, further_outputs: Sequence[FurtherOutput] =
-        (), observation_names: Labels | Mapping[str, Labels] | None = None, observation_units: Labels | Mapping[str,
-        Labels] | None = None, action_names: Labels | None = None, action_units: Labels | None = None, control_period:
-        float | None = None, observation_ranges: bool = True, test_vectors: int | None = None, target: TargetName |
-        None = None, metadata: Mapping[str, str] = <factory>)
+        (), outside_margin: float = 0.1, observation_names: Labels | Mapping[str, Labels] | None = None,
+        observation_units: Labels | Mapping[str, Labels] | None = None, action_names: Labels | None = None,
+        action_units: Labels | None = None, control_period: float | None = None, observation_ranges: bool = True,
+        test_vectors: int | None = None, target: TargetName | None = None, metadata: Mapping[str, str] = <factory>)
 ExportReport: path, size, seconds, validation, metadata
 FileInTheWayError (ClankerError, FileExistsError)
 FilesFailedError (ClankerError, ValueError)
@@ -59,7 +59,7 @@ OnnxCheckpointCallback(save_path: str | Path | None = None, *, eval_env: gym.Env
     .best_mean_reward
     .last_mean_reward
     .update_child_locals(self, locals_: dict[str, Any]) -> None
-OnnxPolicy(path: str | Path)
+OnnxPolicy(path: str | Path, *, on_outside: OnOutside = 'ignore')
     .action_space
     .facts(self) -> Iterator[tuple[str, str]]
     .from_bytes(data: bytes, metadata: PolicyMetadata | None = None, *, trusted: bool = False) -> OnnxPolicy
@@ -118,8 +118,8 @@ check_target(metadata: PolicyMetadata, target: str) -> TargetReport
 compare_policies(first: str | Path | OnnxPolicy, second: str | Path | OnnxPolicy, *, observations: str | Path |
         NDArray[Any] | Mapping[str, NDArray[Any]] | None = None, env: str | Playable | None = None, n_episodes: int =
         0, n_observations: int = 1000, seed: int = 0) -> PolicyComparison
-export_policy(model: BaseAlgorithm, path: str | Path, *, vec_normalize: NormalizationSource = 'auto', options:
-        OptionsSource = ExportOptions()) -> ExportReport
+export_policy(model: BaseAlgorithm, path: str | Path, *, vec_normalize: NormalizationSource = 'auto', observations:
+        ObservationSource = None, options: OptionsSource = ExportOptions()) -> ExportReport
 load_checkpoint(path: str | Path, *, env: gym.Env[Any, Any] | VecEnv | None = None, algorithm: type[BaseAlgorithm] |
         None = None, **kwargs: Any) -> LoadedCheckpoint
 policy_card(path: str | Path, *, run_folder: str | Path | None = None, env: str | Playable | None = None, episodes:

@@ -157,7 +157,7 @@ def test_the_exports_for_a_target_work(tmp_path: Path, monkeypatch: pytest.Monke
         assert check_target(read_metadata(tmp_path / f"{name}.onnx"), target).accepts
 
 
-@pytest.mark.parametrize("name", ["file-format.md", "deploying.md", "recipes.md"])
+@pytest.mark.parametrize("name", ["file-format.md", "deploying.md", "range-check.md", "recipes.md"])
 def test_links_lead_somewhere(name: str) -> None:
     text = (DOCS / name).read_text()
     links = re.findall(r"\]\(([^)]+)\)", text)
@@ -176,7 +176,7 @@ def test_every_target_is_explained() -> None:
     assert re.findall(r"^\| `([\w-]+)` \|", text, re.MULTILINE) == list(TARGETS)
 
 
-@pytest.mark.parametrize("name", ["file-format.md", "deploying.md"])
+@pytest.mark.parametrize("name", ["file-format.md", "deploying.md", "range-check.md"])
 def test_every_option_that_is_named_exists(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     text = (DOCS / name).read_text()
     for option in re.findall(r"ExportOptions\((\w+)=", text):

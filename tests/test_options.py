@@ -345,3 +345,23 @@ def test_a_mapping_does_in_each_place_what_options_do(tmp_path: Path) -> None:
     assert (report.metadata.opset_version, report.metadata.entries) == (17, {"robot": "arm-3"})
     assert validate_policy(report.path, model, options={"n_samples": 3}).passed
     assert OnnxCheckpointCallback(tmp_path, options=_YAML).options == as_options(_YAML)
+
+
+# The range check ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("margin", [0, 0.0, 0.1, 100])
+def test_a_margin_is_a_part_of_a_range(margin: float) -> None:
+    assert ExportOptions(outside_margin=margin).outside_margin == margin
+
+
+@pytest.mark.parametrize("margin", [-0.1, 100.1, float("nan"), float("inf"), True, None, "0.1"], ids=repr)
+def test_any_other_margin_is_refused(margin: Any) -> None:
+    with pytest.raises(OptionError, match=r"outside_margin=.* cannot be used: expected a number from 0 to 100\."):
+        ExportOptions(outside_margin=margin)
+
+
+def test_what_is_outside_is_told_by_ranges_that_are_kept() -> None:
+    message = "observation_ranges=False cannot be used: expected True, as further_outputs with 'outside' tells by them."
+    with pytest.raises(OptionError, match=re.escape(message)):
+        ExportOptions(further_outputs=["outside"], observation_ranges=False)

@@ -103,6 +103,7 @@ def files(names: dict[str, Any]) -> Iterator[None]:
         normalized.save("of_P")
         normalized.get_vec_normalize_env().save("P.pkl")  # type: ignore[union-attr]
         np.save("seen.npy", np.stack([names["observation"]] * 3))
+        np.savez("seen.npz", obs=np.zeros((2, 4)))
         Path("runs").mkdir()
         normalized.save("runs/model.zip")
         normalized.get_vec_normalize_env().save("runs/model_vecnormalize.pkl")  # type: ignore[union-attr]

@@ -92,9 +92,10 @@ static int prepare(Policy *policy, int is_input, size_t index) {
                                    policy->session, index, &type_info));
     }
     if (result == 0) result = connect(policy, tensor, value, name, type_info);
-    int is_float = tensor->type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT; /* what is read and written as floats must be */
-    if (result == 0 && !is_float && (!is_input || strcmp(name, "episode_start") == 0)) {
-        result = fail(policy, "%s is not float32", name);
+    if (result == 0 && (!is_input || strcmp(name, "episode_start") == 0)) { /* what is read and written as floats is */
+        int is_bool = !is_input && strcmp(name, "outside") == 0;
+        ONNXTensorElementDataType type = is_bool ? ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+        if (tensor->type != type) result = fail(policy, "%s is not %s", name, policy_type_name(type));
     }
     if (type_info != NULL) api->ReleaseTypeInfo(type_info);
     if (name != NULL && check(policy, api->AllocatorFree(policy->allocator, name)) != 0) result = -1;

@@ -18,12 +18,14 @@ from torch import nn
 from sb3_clanker.actor.extra_outputs import extra_outputs
 from sb3_clanker.actor.labels import label_action, label_observations
 from sb3_clanker.actor.observation import observation_inputs
+from sb3_clanker.actor.outside import Outside
 from sb3_clanker.errors import UnsupportedPolicyError
 from sb3_clanker.options import ExportOptions
 from sb3_clanker.policy_file.bounds import round_inward
 from sb3_clanker.policy_file.dialects import ONE_HOT
+from sb3_clanker.policy_file.record import ObservationRanges
 from sb3_clanker.policy_file.spaces import describe_space
-from sb3_clanker.policy_file.tensors import BATCH, TensorSpec
+from sb3_clanker.policy_file.tensors import BATCH, OUTSIDE, TensorSpec
 from sb3_clanker.sb3.compiled import uncompiled, uncompiled_name
 from sb3_clanker.sb3.statistics import Statistics
 from sb3_clanker.targets.check import dialect_for, feeds_unit_images, unused_inputs
@@ -74,9 +76,12 @@ class Actor(nn.Module):
         shape = (BATCH, dialect.action_width(self.action_space))
         meaning = ONE_HOT if self._one_hot else self.action_space.action_meaning
         action = TensorSpec(name=dialect.action, dtype="float32", shape=shape, role="action", meaning=meaning)
-        self.extra = extra_outputs(policy, tuple(options.further_outputs), self.action_space, self.recurrent)
+        asked = tuple(options.further_outputs)
+        self.outside = Outside(observed, self.observation_space, options.outside_margin) if OUTSIDE in asked else None
+        self.extra = extra_outputs(policy, asked, self.action_space, self.recurrent)
         action = label_action(action, self.action_space, options)
-        self.outputs = (action, *self._next_state(), *echo[1:], *self.extra.specs)
+        outside = (self.outside.spec,) if self.outside else ()
+        self.outputs = (action, *self._next_state(), *echo[1:], *self.extra.specs, *outside)
         if self.action_space.is_continuous:
             box: Any = policy.action_space  # in its own type, as in unscale_action
             low, high = box.low.reshape(-1), box.high.reshape(-1)
@@ -95,7 +100,8 @@ class Actor(nn.Module):
         context = self._context(*inputs[len(self.observation) :])
         outputs = self._act(observation, context)
         echo = (inputs[-1].clone(),) if self.dialect.echo else ()
-        return (*outputs, *echo, *self.extra.compute(self.policy, observation, context))
+        outside = (self.outside(inputs),) if self.outside else ()
+        return (*outputs, *echo, *self.extra.compute(self.policy, observation, context), *outside)
 
     def _context(self, *_: th.Tensor) -> dict[str, Any]:
         """What the policy's methods take beside the observation."""
@@ -129,6 +135,11 @@ class Actor(nn.Module):
         dims = [dim for dim, n in enumerate(choices) for _ in range(n)]
         indices = [float(index) for n in choices for index in range(n)]
         return (action.index_select(1, th.tensor(dims)) == th.tensor(indices)).to(th.float32)
+
+    def see(self, ranges: ObservationRanges | None) -> None:
+        """Take what training saw of observations up to now, None where that is not known, for what needs it."""
+        if self.outside is not None:
+            self.outside.see(ranges)
 
     def example_inputs(self, batch: int = 2) -> tuple[th.Tensor, ...]:
         """A batch of zeros, of two by default: a batch of one would freeze the batch dimension in a trace."""

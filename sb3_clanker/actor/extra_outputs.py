@@ -13,9 +13,9 @@ import torch as th
 from stable_baselines3.common.policies import BasePolicy
 
 from sb3_clanker.errors import OptionError
-from sb3_clanker.options import FurtherOutput
+from sb3_clanker.options import OUTPUTS, FurtherOutput
 from sb3_clanker.policy_file.spaces import LeafSpace
-from sb3_clanker.policy_file.tensors import BATCH, Sampling, TensorSpec
+from sb3_clanker.policy_file.tensors import BATCH, OUTSIDE, Sampling, TensorSpec
 
 Context: TypeAlias = Mapping[str, Any]
 """What the policy's methods take beside the observation: masks, or the state of an LSTM."""
@@ -47,7 +47,7 @@ class ExtraOutputs:
 def extra_outputs(
     policy: BasePolicy, names: tuple[FurtherOutput, ...], space: LeafSpace, recurrent: bool
 ) -> ExtraOutputs:
-    """The outputs of a policy that were asked for.
+    """The outputs of a policy that were asked for, but for ``"outside"``, which no policy has a part in.
 
     :param names: what was asked for
     :param space: of its actions
@@ -55,6 +55,7 @@ def extra_outputs(
     """
     specs: list[TensorSpec] = []
     sampling: Sampling | None = None
+    names = tuple(name for name in names if name != OUTSIDE)
     for name in names:
         if not _can(policy, name, space, recurrent):
             raise OptionError("further_outputs", list(names), f"what {type(policy).__name__} has; it has no {name!r}")
@@ -126,15 +127,9 @@ def _q_values(policy: Any, observation: Any, _: Context) -> dict[str, th.Tensor]
 
 
 _COMPUTE: Mapping[FurtherOutput, _Compute] = {"distribution": _distribution, "value": _value, "q_values": _q_values}
-_NAMES: Mapping[FurtherOutput, frozenset[str]] = {
-    "distribution": frozenset({"action_mean", "action_std", "action_logits"}),
-    "value": frozenset({"value"}),
-    "q_values": frozenset({"q_values"}),
-}
-"""Names in the graph of the outputs of each kind."""
 
 
 def names_of(outputs: Iterable[TensorSpec]) -> tuple[FurtherOutput, ...]:
     """The extra outputs that there are among the outputs of a graph."""
     found = {spec.name for spec in outputs if spec.role == "further"}
-    return tuple(name for name, names in _NAMES.items() if found & names)
+    return tuple(name for name, names in OUTPUTS.items() if found & names)

@@ -29,7 +29,7 @@ from sb3_clanker.targets.clankers import IMAGE
 OBSERVATION = "obs"
 RESERVED_NAMES = (
     *(OBSERVATION, "action", "action_masks", "h_in", "c_in", "h_out", "c_out", "episode_start"),
-    *("action_mean", "action_std", "action_logits", "value", "q_values"),
+    *("action_mean", "action_std", "action_logits", "value", "q_values", "outside"),
     *("action_low", "action_high", "action_range"),
 )
 """What the other inputs, the outputs, and the weights without a dot in their name are called."""

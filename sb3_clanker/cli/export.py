@@ -7,7 +7,7 @@ import functools
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
 from sb3_clanker.cli.arguments import TRUST, Commands, Loading, add_loading
 from sb3_clanker.cli.many import Done, add_many, in_short, is_one_file, run_many
@@ -15,7 +15,7 @@ from sb3_clanker.cli.text import say
 from sb3_clanker.dependencies import required_for
 from sb3_clanker.display import printable
 from sb3_clanker.errors import ClankerError, FileInTheWayError
-from sb3_clanker.options import ExportOptions
+from sb3_clanker.options import OUTPUTS, ExportOptions, FurtherOutput
 from sb3_clanker.paths import is_file
 from sb3_clanker.policy_file.reading import read_metadata
 from sb3_clanker.policy_file.record import PolicyMetadata
@@ -26,7 +26,9 @@ from sb3_clanker.targets.check import TARGETS, check_target
 
 if TYPE_CHECKING:
     from sb3_clanker.export.publish import ExportReport
-    from sb3_clanker.sb3.normalization import Normalization
+
+_Exported: TypeAlias = "tuple[ExportReport, list[str]]"
+"""What was done, and where the statistics and the ranges come from, a line each."""
 
 
 def add_export(commands: Commands) -> None:
@@ -43,6 +45,18 @@ def add_export(commands: Commands) -> None:
     parser.add_argument("--output", metavar="F.onnx", help="where to (default: beside the .zip)")
     parser.add_argument("--opset", type=int, help="ONNX opset, 17 to 23 (default: 18)")
     parser.add_argument("--test-vectors", type=int, metavar="N", help="write N test vectors to F.vectors.json as well")
+    parser.add_argument(
+        "--further-output",
+        action="append",
+        choices=get_args(FurtherOutput),
+        help="what the file gives beside the action; may be said several times",
+    )
+    parser.add_argument(
+        "--observations",
+        metavar="O.npz",
+        help="raw observations that training saw, .npy or .npz, for ranges and --further-output outside "
+        "(default: what the record of the .zip's own .onnx says)",
+    )
     parser.add_argument("--target", choices=TARGETS, help="the program that has to take the file")
     add_loading(parser)
     parser.add_argument("--force", action="store_true", help="of several files, export also those with an .onnx")
@@ -58,14 +72,23 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
         return
     if options.output is not None:
         parser.error("with several files, there is no --output: each is written beside its .zip")
+    if options.observations is not None:
+        parser.error("with several files, there are no --observations: they belong to one model")
     if Loading.of(options).names_a_file:
         parser.error("with several files, --vecnormalize is auto or none: statistics belong to one model")
 
 
 def _run(options: argparse.Namespace) -> None:
-    named = {"opset_version": options.opset, "test_vectors": options.test_vectors, "target": options.target}
+    named = {
+        "opset_version": options.opset,
+        "further_outputs": options.further_output,
+        "test_vectors": options.test_vectors,
+        "target": options.target,
+    }
     asked = {name: value for name, value in named.items() if value is not None}
-    export = functools.partial(_export, options=ExportOptions(**asked), loading=Loading.of(options))
+    export = functools.partial(
+        _export, options=ExportOptions(**asked), loading=Loading.of(options), observations=options.observations
+    )
     paths = options.paths or [options.model]
     if options.json or not (options.model or is_one_file(paths)):
         already_there = functools.partial(_already_there, asked=asked, loading=Loading.of(options))
@@ -76,9 +99,10 @@ def _run(options: argparse.Namespace) -> None:
             options,
         )
         return
-    report, normalization = export(paths[0], _output(paths[0], options.output))
+    report, origins = export(paths[0], _output(paths[0], options.output))
     say(str(report.validation))
-    say(printable(f"VecNormalize statistics: {normalization.origin}"))
+    for origin in origins:
+        say(printable(origin))
     say(printable(f"wrote {report.path} ({report.size:,} bytes)"))
 
 
@@ -88,18 +112,24 @@ def _output(zip_path: Path, output: str | None) -> str | Path:
 
 
 def _export(
-    zip_path: Path, output: str | Path, *, options: ExportOptions, loading: Loading
-) -> tuple[ExportReport, Normalization]:
+    zip_path: Path, output: str | Path, *, options: ExportOptions, loading: Loading, observations: str | None
+) -> _Exported:
     with required_for("sb3-clanker export"):
         from sb3_clanker.export.calls import onnx_path, write_policy
+        from sb3_clanker.export.observed import resolve_ranges
+        from sb3_clanker.policy_file.spaces import describe_space
 
     path = onnx_path(output)
     model, normalization = loading.load(zip_path)
-    return write_policy(model, path, normalization, zip_path, options), normalization
+    space = describe_space(model.policy.observation_space, "observation")
+    ranges, origin = resolve_ranges(space, observations, zip_path, options)
+    report = write_policy(model, path, normalization, zip_path, options, ranges)
+    origins = [f"VecNormalize statistics: {normalization.origin}"]
+    return report, [*origins, f"observation ranges: {origin}"] if ranges else origins
 
 
 def _export_found(
-    export: Callable[[Path, str | Path], tuple[ExportReport, Normalization]],
+    export: Callable[[Path, str | Path], _Exported],
     already_there: Callable[[Path, Path], PolicyMetadata | None] | None,
     found: Found,
     *,
@@ -113,8 +143,8 @@ def _export_found(
         there = None if already_there is None else already_there(found.path, Path(path))
         if there is not None:
             return _done(there, Path(path), "is there already")
-    report, normalization = export(found.path, path)
-    return _done(report.metadata, report.path, "written", f"VecNormalize statistics: {normalization.origin}")
+    report, origins = export(found.path, path)
+    return _done(report.metadata, report.path, "written", *origins)
 
 
 def _done(metadata: PolicyMetadata, path: Path, what: str, *more: str) -> Done:
@@ -162,6 +192,9 @@ def _lacks(path: Path, metadata: PolicyMetadata, asked: Mapping[str, Any], loadi
     """What a policy file does not have of what is asked of it."""
     if asked.get("opset_version", metadata.opset_version) != metadata.opset_version:
         yield f"with opset {metadata.opset_version}"
+    told = {spec.name for spec in metadata.outputs}
+    if lacking := [name for name in asked.get("further_outputs", ()) if not told & OUTPUTS[name]]:
+        yield f"without the outputs of {', '.join(lacking)}"
     if "target" in asked and not check_target(metadata, asked["target"]).accepts:
         yield f"and {asked['target']} does not take it"
     if "test_vectors" in asked and state_of(path.with_name(VECTORS.name(path.stem)), VECTORS, metadata) != "matched":

@@ -11,11 +11,13 @@ from sb3_clanker.actor.extra_outputs import names_of
 from sb3_clanker.actor.module import PolicyModule
 from sb3_clanker.errors import PublicationError
 from sb3_clanker.export.exporter import Exporter, check_algorithm
+from sb3_clanker.export.observed import ObservationSource, resolve_ranges
 from sb3_clanker.export.publish import ExportReport, publish
 from sb3_clanker.options import ExportOptions, OptionsSource, as_options
 from sb3_clanker.paths import local_path
 from sb3_clanker.policy_file.reading import read_policy_file
-from sb3_clanker.policy_file.record import CheckpointRecord, PolicyMetadata
+from sb3_clanker.policy_file.record import CheckpointRecord, ObservationRanges, PolicyMetadata
+from sb3_clanker.policy_file.spaces import describe_space
 from sb3_clanker.proof.stages import prove
 from sb3_clanker.proof.subject import Subject, typed_errors
 from sb3_clanker.public import public
@@ -33,6 +35,7 @@ def export_policy(
     path: str | Path,
     *,
     vec_normalize: NormalizationSource = "auto",
+    observations: ObservationSource = None,
     options: OptionsSource = ExportOptions(),
 ) -> ExportReport:
     """Write the policy of an algorithm as one proven ``.onnx`` file.
@@ -44,10 +47,15 @@ def export_policy(
         with, or for a loaded model the statistics that are those of its ``.zip`` by name or by the record of the
         ``.onnx`` beside it, where that ``.zip`` lies beside ``path`` and has its name; or a ``VecNormalize``, the path
         of saved statistics, or None for certainly none
+    :param observations: raw observations that training saw, for the ranges in the record and for the output
+        ``"outside"``: an array of shape (n, *shape), a mapping of such by key, or the path of a ``.npy`` or ``.npz``.
+        None takes those of the record of the ``.onnx`` beside the model's ``.zip``, if they belong together
     :param options: see :class:`ExportOptions`; also as a mapping
     :return: what was done and measured
     :raises UnsupportedPolicyError: not an algorithm, or a policy that cannot be exported or whose own code fails
     :raises OptionError: an option cannot be used, ``path`` is no path, or ``vec_normalize`` none of what it may be
+    :raises ObservationError: ``observations`` are none of the policy's space
+    :raises ObservationFileError: those of a file are not
     :raises RemotePathError: ``path`` is a URL
     :raises UnsupportedSpaceError: a space has no place in the file format
     :raises NormalizationError: the statistics are of another policy, or not there
@@ -68,7 +76,9 @@ def export_policy(
     with typed_errors(model.policy):
         zip_path = _own_zip(path, model)
         normalization = resolve_normalization(model, vec_normalize, zip_path)
-        return write_policy(model, path, normalization, zip_path, options)
+        space = describe_space(model.policy.observation_space, "observation")
+        ranges, _ = resolve_ranges(space, observations, zip_path, options)
+        return write_policy(model, path, normalization, zip_path, options, ranges)
 
 
 @public
@@ -139,15 +149,20 @@ def check_policy(
 ) -> ValidationReport:
     """Prove the bytes of a file against an algorithm; errors as in :func:`validate_policy`."""
     writer = FORMATS[options.suffix]
-    options_of_file = replace(options, further_outputs=names_of(metadata.outputs))
+    options_of_file = replace(options, further_outputs=names_of(metadata.outputs), observation_ranges=True)
     with Subject(model, normalization, options_of_file).now() as now:
         return prove(writer, writer.reopen(data), metadata, now.reference(), now.probes, options, in_full=True)
 
 
 def write_policy(
-    model: BaseAlgorithm, path: Path, normalization: Normalization, zip_path: Path | None, options: ExportOptions
+    model: BaseAlgorithm,
+    path: Path,
+    normalization: Normalization,
+    zip_path: Path | None,
+    options: ExportOptions,
+    ranges: ObservationRanges | None = None,
 ) -> ExportReport:
-    """Export to a file whose normalization and ``.zip`` are known; errors as in :func:`export_policy`."""
+    """Export to a file of which all is known but the policy; errors as in :func:`export_policy`."""
     zip_file = pair_with_zip(zip_path) if zip_path else None
     record = CheckpointRecord(algorithm_file=zip_file, statistics_file=normalization.file)
     return publish(
@@ -155,6 +170,7 @@ def write_policy(
         path.parent,
         Checkpoint(path.stem),
         record=record if record.files else None,
+        ranges=ranges,
         durable=True,
     )
 

@@ -64,7 +64,7 @@ def describe(
         environment=now.environment,
         environment_spec=now.environment_spec,
         control_period=options.control_period,
-        observation_ranges=ranges,
+        observation_ranges=replace(ranges, margin=actor.outside.margin) if ranges and actor.outside else ranges,
         training=TrainingRecord(num_timesteps=now.num_timesteps, evaluation=evaluation and _finite(evaluation)),
         provenance=Provenance(
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"), versions=dict(_versions())

@@ -126,6 +126,7 @@ class Exporter:
         ranges: ObservationRanges | None,
     ) -> ProvenPolicy:
         writer, options = self._writer, self._options
+        now.actor.see(ranges)
         now.check()
         known = None if now.in_full else self._traced
         template = known.template if known else writer.trace(now.copied_actor(), options)

@@ -50,3 +50,12 @@ def round_inward(bound: NDArray[np.generic], inside: float) -> NDArray[np.float3
         rounded = exact.astype(np.float32)
     outside = rounded < exact if inside > 0 else rounded > exact
     return np.where(outside, np.nextafter(rounded, np.float32(inside)), rounded)
+
+
+def round_outward(bound: NDArray[np.generic], outside: float) -> NDArray[np.float32]:
+    """A bound in float32, rounded to the outside: what lies within it is within it in float32 too.
+
+    :param bound: lower or upper bounds
+    :param outside: infinity of the sign that points from the inside beyond the bound
+    """
+    return round_inward(bound, outside)

@@ -10,7 +10,7 @@ import numpy as np
 from sb3_clanker.policy_file.dialects import Dialect, dialect_of
 from sb3_clanker.policy_file.record import QUANTILES, ObservationRange, ObservationRanges
 from sb3_clanker.policy_file.spaces import LeafSpace, ObservationSpace, vectors
-from sb3_clanker.policy_file.tensors import BATCH, LARGEST_BYTE, Sampling, TensorSpec
+from sb3_clanker.policy_file.tensors import BATCH, LARGEST_BYTE, OUTSIDE, Sampling, TensorSpec
 
 _LARGEST = 1 << 26
 """Elements of one observation or state: far beyond any real one, and small enough to be allocated without harm."""
@@ -50,6 +50,7 @@ def contradictions(
         names = [spec.name for spec in (*inputs, *outputs)]
         problems += [f"inputs or outputs: {name[:60]!r} is no name" for name in names if not name.isprintable()]
         problems += [f"outputs: {problem}" for problem in _in_outputs(action_space, outputs, dialect)]
+        problems += [f"outputs: {problem}" for problem in _in_outside(observation_space, outputs)]
         if not problems and not (_carry_state(inputs, outputs) if recurrent else _carry_no_state(inputs)):
             problems.append(f"recurrent: it is {recurrent}, which does not fit the inputs and outputs")
         if sampling is not None and not _can_sample(sampling, action_space, outputs):
@@ -150,6 +151,14 @@ def _in_outputs(space: LeafSpace, outputs: tuple[TensorSpec, ...], dialect: Dial
         yield "they do not give back what goes in to come out again"
     if actions != [expected] or outputs[0].name != dialect.action:
         yield "the first is not the action"
+
+
+def _in_outside(space: ObservationSpace, outputs: tuple[TensorSpec, ...]) -> Iterator[str]:
+    n = sum(leaf.n_elements for leaf in vectors(space).values())
+    for spec in outputs:
+        named = n if spec.names is None else len(spec.names)
+        if spec.name == OUTSIDE and (spec.dtype, spec.shape, named) != ("bool", (BATCH, n), n):
+            yield f"{OUTSIDE!r} is {spec.dtype} {list(spec.shape)[:4]} with {named} names, expected bool ['batch', {n}]"
 
 
 def _in_ranges(ranges: ObservationRanges, space: ObservationSpace) -> Iterator[str]:

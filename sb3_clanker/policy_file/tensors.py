@@ -49,5 +49,8 @@ class TensorSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 BATCH = "batch"
 """Name of the dynamic dimension."""
 
+OUTSIDE = "outside"
+"""Name of the output that tells which components of an observation are outside of what training saw."""
+
 LARGEST_BYTE = 255.0
 """What the bytes of an image are divided by where they go in as floats from 0 to 1."""

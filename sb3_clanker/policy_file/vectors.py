@@ -42,7 +42,7 @@ class VectorInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class VectorOutput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One output of the graph, float32.
+    """One output of the graph; of one that is bool, true is 1 and false 0.
 
     :ivar name: its name
     :ivar shape: its shape in every case; the batch is 1

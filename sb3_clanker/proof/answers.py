@@ -12,6 +12,7 @@ from sb3_clanker.options import ExportOptions
 from sb3_clanker.policy_file.dialects import dialect_of
 from sb3_clanker.policy_file.record import PolicyMetadata
 from sb3_clanker.policy_file.vectors import TestVectors, VectorCase, VectorInput, VectorOutput
+from sb3_clanker.proof.outside import expected_outside
 from sb3_clanker.proof.probes import N_CORNERS, Batch, Probes, batch_size, take
 from sb3_clanker.proof.reference import Reference, State
 from sb3_clanker.proof.stages import comparison_unit, rows
@@ -45,11 +46,13 @@ def write_vectors(
         expected = reference.predict(batch, **context)
         feed = between_bytes(policy.inputs(batch, **context), policy.metadata.inputs, np.random.default_rng(_SEED))
         answers = rows(expected, batch_size(batch))
+        outputs = rows(expected._replace(scores=()), batch_size(batch))
+        outputs = np.concatenate([outputs, expected_outside(batch, policy.metadata)], axis=1)
         for index in np.flatnonzero(_firm(answers, reference, batch, context, options)):
             inputs = {
                 name: array if policy.metadata.recurrent else array[index : index + 1] for name, array in feed.items()
             }
-            cases.append((inputs, answers[index]))
+            cases.append((inputs, outputs[index]))
         if len(cases) >= n:
             break
     if not cases:
@@ -102,7 +105,7 @@ def _assemble(
     for spec in metadata.outputs:
         shape = tuple(1 if isinstance(dim, str) else dim for dim in spec.shape)
         last = first + int(np.prod(shape))
-        exact = spec.role == "action" and not metadata.action_space.is_continuous
+        exact = spec.dtype == "bool" or (spec.role == "action" and not metadata.action_space.is_continuous)
         outputs.append(
             VectorOutput(
                 name=spec.name,

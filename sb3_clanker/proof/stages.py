@@ -20,6 +20,8 @@ from sb3_clanker.errors import ValidationError
 from sb3_clanker.options import ExportOptions
 from sb3_clanker.policy_file.record import PolicyMetadata
 from sb3_clanker.policy_file.spaces import LeafSpace
+from sb3_clanker.policy_file.tensors import OUTSIDE
+from sb3_clanker.proof.outside import outside_problem
 from sb3_clanker.proof.probes import Batch, Probes, batch_size, take
 from sb3_clanker.proof.reference import Prediction, Reference
 from sb3_clanker.proof.truncation import truncation_problem
@@ -86,7 +88,8 @@ def prove(
                 raise RefusedError(f"the file and Stable-Baselines3 disagree: {summary}; {comparison.example}")
             if report.cross_check.n_nonfinite >= len(probes):
                 raise RefusedError(f"Stable-Baselines3 itself gives no finite action: {summary}")
-        if problem := truncation_problem(policies[0], probes.observations):
+        problem = truncation_problem(policies[0], probes.observations)
+        if problem := problem or outside_problem(policies[0], probes.observations, in_full=in_full):
             raise RefusedError(problem)
         note(summary)
     return report
@@ -165,7 +168,7 @@ class _Comparison:
         self._policy, self._reference, self._options = policy, reference, options
         names = [spec.name for spec in policy.metadata.outputs if spec.role == "further"]
         self._scores = [name for name in names if name == SCORES]
-        self._extra = [name for name in names if name != SCORES]
+        self._extra = [name for name in names if name not in (SCORES, OUTSIDE)]
         self.recurrent = policy.metadata.recurrent
         self.apart = reference.apart
         self._unit: NDArray[np.float64] = np.empty(0)

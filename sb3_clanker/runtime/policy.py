@@ -17,6 +17,7 @@ from sb3_clanker.errors import (
 )
 from sb3_clanker.policy_file.reading import PolicyFile, parse, read_policy_file
 from sb3_clanker.policy_file.record import PolicyMetadata
+from sb3_clanker.policy_file.tensors import OUTSIDE
 from sb3_clanker.public import public
 from sb3_clanker.runtime.encoding import (
     Array,
@@ -28,6 +29,7 @@ from sb3_clanker.runtime.encoding import (
     make_decoder,
     make_encoder,
 )
+from sb3_clanker.runtime.outside import OnOutside, OutsideLog, make_outside_log
 from sb3_clanker.runtime.sampling import make_sampler
 from sb3_clanker.runtime.session import Runner, one_line, open_session
 
@@ -48,6 +50,11 @@ class OnnxPolicy(Shown):
     The session uses one thread and does not spin, so that a policy costs its caller nothing between two calls.
 
     :param path: the file
+    :param on_outside: what to do where a component of an observation is outside of what training saw, by the file's own
+        output ``outside``: ``"warn"`` names it, its value and what training saw in the log ``sb3_clanker``, at once and
+        then at most once in a minute; ``"ignore"`` does nothing. It is a range check: it finds a wrong unit, and no
+        sensor that is swapped, stuck or dead
+    :raises OptionError: ``on_outside`` is neither, or the file does not tell what is outside
     :raises MissingFileError: there is no such file
     :raises UnreadableFileError: it cannot be read
     :raises PolicyFileError: not a policy of this package, or damaged, or not runnable
@@ -61,9 +68,10 @@ class OnnxPolicy(Shown):
     _in_short = PolicyMetadata._in_short
     metadata: PolicyMetadata
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, on_outside: OnOutside = "ignore") -> None:
         file = read_policy_file(path)
-        self._load(open_session(file), file.metadata)
+        outside_log = make_outside_log(on_outside, file.metadata)
+        self._load(open_session(file), file.metadata, outside_log)
 
     @classmethod
     def from_file(cls, file: PolicyFile) -> OnnxPolicy:
@@ -89,8 +97,9 @@ class OnnxPolicy(Shown):
         policy._load(runner, metadata)
         return policy
 
-    def _load(self, runner: Runner, metadata: PolicyMetadata) -> None:
+    def _load(self, runner: Runner, metadata: PolicyMetadata, outside_log: OutsideLog | None = None) -> None:
         self.metadata = metadata
+        self._outside_log = outside_log
         self._session = runner
         self._encode = make_encoder(metadata)
         self._encode_context = make_context_encoder(metadata)
@@ -98,6 +107,7 @@ class OnnxPolicy(Shown):
         self._choose = make_chooser(metadata)
         self._decode = make_decoder(metadata)
         self._outputs = [metadata.outputs[0].name, *(("h_out", "c_out") if metadata.recurrent else ())]
+        self._outputs += [OUTSIDE] if outside_log else []
         self._sampled = [spec.name for spec in metadata.outputs if spec.name.startswith("action_")]
         self._sample = make_sampler(metadata)
 
@@ -152,6 +162,8 @@ class OnnxPolicy(Shown):
         feed, batched = self._feed(observation, state, episode_start, action_masks)
         try:
             action, *next_state = self._session.run(self._outputs, feed)
+            if self._outside_log is not None:
+                self._outside_log.look(next_state.pop(), feed)
             if not deterministic and self._sample is not None:
                 action = self._sample(
                     dict(zip(self._sampled, self._session.run(self._sampled, feed), strict=True)), self.rng

@@ -79,6 +79,11 @@ def test_passes_the_vectors(run: Program, policies: Path, kind: str) -> None:
     assert float(largest) <= (0.0 if kind in ("cartpole", "image", "masked") else 1e-5)
 
 
+def test_tells_what_is_outside_to_the_last_digit(run: Program, policies: Path, on_the_bounds: Path) -> None:
+    done = run("check", policies / "outside.onnx", on_the_bounds)
+    assert (done.returncode, done.stdout.startswith("4 cases"), done.stderr) == (0, True, "")
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_describes_a_file(run: Program, policies: Path, kind: str) -> None:
     done = run("describe", policies / f"{kind}.onnx")

@@ -30,6 +30,13 @@ policy = OnnxPolicy(sys.argv[1])
 batch = np.array(json.loads(sys.argv[2]), np.float32)
 print(json.dumps([policy.predict(batch)[0].tolist(), [policy.predict(row)[0].tolist() for row in batch]]))
 """
+WARN = """
+import logging, sys
+import numpy as np
+from sb3_clanker import OnnxPolicy
+logging.basicConfig(stream=sys.stdout, format="%(message)s")
+OnnxPolicy(sys.argv[1], on_outside="warn").predict(np.full(3, 90.0, np.float32))
+"""
 WITHOUT_ONE = """
 import sys
 sys.modules[sys.argv[1]] = None  # an import of it fails
@@ -104,7 +111,9 @@ def model() -> Any:
 def folder(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("policies")
     model.save(folder / "policy.zip")
-    export_policy(model, folder / "policy.onnx", options=ExportOptions(test_vectors=4))
+    seen = draw(BOX_OBSERVATION, np.random.default_rng(1), 50)
+    options = ExportOptions(test_vectors=4, further_outputs=("outside",))
+    export_policy(model, folder / "policy.onnx", observations=seen, options=options)
     return folder
 
 
@@ -125,6 +134,12 @@ def test_a_policy_predicts_what_stable_baselines3_does(robot: Path, folder: Path
     expected = predict_raw(model, batch, model.get_vec_normalize_env())
     for actions in json.loads(done.stdout):
         np.testing.assert_allclose(actions, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_policy_warns_of_what_is_outside_of_what_training_saw(robot: Path, folder: Path) -> None:
+    done = _python(robot, "-c", WARN, folder / "policy.onnx")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("The observation is outside of what training saw: obs[0] is 90, and training saw -")
 
 
 def test_the_command_line_reads_and_checks(robot: Path, folder: Path) -> None:

@@ -14,15 +14,23 @@ from tests.consumers.conftest import KINDS
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_passes_the_vectors(policies: Path, kind: str) -> None:
-    evaluator = ReferenceEvaluator(str(policies / f"{kind}.onnx"))
-    vectors = read_vectors(policies / f"{kind}.vectors.json")
+    _check(policies / f"{kind}.onnx", policies / f"{kind}.vectors.json")
+
+
+def test_tells_what_is_outside_to_the_last_digit(policies: Path, on_the_bounds: Path) -> None:
+    _check(policies / "outside.onnx", on_the_bounds)
+
+
+def _check(policy: Path, path: Path) -> None:
+    evaluator = ReferenceEvaluator(str(policy))
+    vectors = read_vectors(path)
     names = [output.name for output in vectors.outputs]
     for case in vectors.cases:
         feed = {spec.name: np.array(case.inputs[spec.name], spec.dtype).reshape(spec.shape) for spec in vectors.inputs}
         for output, got in zip(vectors.outputs, evaluator.run(names, feed), strict=True):
             assert isinstance(got, np.ndarray)
-            assert got.dtype == np.float32
+            assert got.dtype == (np.bool_ if output.name == "outside" else np.float32)
             assert got.shape == output.shape
             expected = np.array(case.outputs[output.name])
-            difference = np.abs(got.reshape(-1) - expected)
+            difference = np.abs(got.reshape(-1).astype(np.float64) - expected)
             assert (difference <= np.array(output.atol) + output.rtol * np.abs(expected)).all()

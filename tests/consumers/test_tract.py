@@ -55,6 +55,18 @@ def test_takes_a_shape_before_it_has_looked_at_the_graph(example: Any, tract: An
     assert example.check(runnable, vectors, 7) <= (0.0 if kind in EXACT else 1e-5)
 
 
+@pytest.mark.parametrize("batch", [None, 1, 4])
+def test_tells_what_is_outside_to_the_last_digit(
+    example: Any, policies: Path, on_the_bounds: Path, batch: int | None
+) -> None:
+    runnable = example.load(policies / "outside.onnx", batch)
+    assert example.check(runnable, read_vectors(on_the_bounds), batch or 4) <= 1e-5
+    arm, grid = np.full((batch or 4, 3), 3.0, np.float32), np.zeros((batch or 4, 2, 2), np.float32)
+    arm[:, 1] = np.nan
+    outside = runnable.run([arm, grid])[-1].to_numpy()
+    assert outside.tolist() == [[False, True, False, False, False, False, False]] * (batch or 4)
+
+
 @pytest.mark.parametrize("opset", [17, 19, 20, 21])
 @pytest.mark.parametrize("kind", ["box", "cartpole"])
 def test_takes_every_opset(example: Any, tmp_path: Path, kind: str, opset: int) -> None:

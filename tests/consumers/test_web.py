@@ -66,6 +66,26 @@ def test_every_kind_of_policy_passes_the_self_test_under_node(kind: str, self_te
     assert float(found[2]) <= (0.0 if kind in DISCRETE else 1e-5)
 
 
+def test_tells_what_is_outside_to_the_last_digit(self_test: SelfTest, policies: Path, on_the_bounds: Path) -> None:
+    done = self_test(policies / "outside.onnx", on_the_bounds)
+    assert (done.returncode, done.stdout.startswith("ok: 4 cases")) == (0, True), done.stdout
+
+
+def test_what_is_no_number_is_outside(self_test: SelfTest, policies: Path, tmp_path: Path) -> None:
+    """JSON has no NaN; what JavaScript makes a number of the text is one. The actions are none either."""
+    document = json.loads((policies / "outside.vectors.json").read_text())
+    case = document["cases"][0]
+    case["inputs"]["arm"][1] = "NaN"
+    case["outputs"]["outside"] = [float(index == 1) for index in range(7)]
+    case["inputs"]["grid"] = [0.0] * 4
+    case["inputs"]["arm"][::2] = [3.0, 3.0]
+    document["cases"] = [case]
+    document["outputs"] = [output for output in document["outputs"] if output["name"] == "outside"]
+    (tmp_path / "nan.json").write_text(json.dumps(document))
+    done = self_test(policies / "outside.onnx", tmp_path / "nan.json")
+    assert done.stdout == "ok: 1 cases, largest difference 0\n"
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_self_test_finds_one_changed_value(kind: str, self_test: SelfTest, policies: Path, tmp_path: Path) -> None:
     document = json.loads((policies / f"{kind}.vectors.json").read_bytes())
@@ -218,6 +238,15 @@ def test_the_page_tests_a_policy_that_steers_something_else(look: Look, site: Pa
     text = look(site, "model=/policies/recurrent.onnx", "#message:has-text('not made for the cart')")["text"]
     assert "16 of 16 test vectors right" in text["selftest"]
     assert "RecurrentPPO" in text["facts"]
+
+
+def test_the_page_tells_what_is_outside_to_the_last_digit(
+    look: Look, site: Path, policies: Path, on_the_bounds: Path
+) -> None:
+    (site / "policies").symlink_to(policies)
+    query = f"model=/policies/outside.onnx&vectors=/policies/{on_the_bounds.name}"
+    text = look(site, query, "#message:has-text('not made for the cart')")["text"]
+    assert "4 of 4 test vectors right" in text["selftest"]
 
 
 def test_the_page_says_no_more_than_the_record(look: Look, site: Path, policies: Path) -> None:

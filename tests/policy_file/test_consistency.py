@@ -551,3 +551,25 @@ def test_a_file_with_such_ranges_is_refused(tmp_path: Path) -> None:
     for ranges in (replace(RANGES, n_observations=-1), replace(RANGES, ranges=(wide,))):
         with pytest.raises(MetadataError, match="observation_ranges: "):
             parse(stamp(b"".join(body), replace(metadata, observation_ranges=ranges)))
+
+
+# What is outside of what training saw ---------------------------------------------------------------------------------
+
+OUTSIDE = TensorSpec(
+    name="outside", dtype="bool", shape=("batch", 3), role="further", meaning="", names=("a", "b", "c")
+)
+
+
+@pytest.mark.parametrize("spec", [OUTSIDE, replace(OUTSIDE, names=None)])
+def test_a_bool_for_each_component_is_sound(spec: TensorSpec) -> None:
+    assert _found(outputs=(ACTION, spec)) == []
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"dtype": "float32"}, {"shape": ("batch", 4)}, {"shape": ("batch",)}, {"names": ("a", "b")}, {"names": ()}],
+)
+def test_anything_else_than_a_bool_for_each_component_is_found(changed: dict[str, Any]) -> None:
+    (problem,) = _found(outputs=(ACTION, replace(OUTSIDE, **changed)))
+    assert problem.startswith("outputs: 'outside' is ")
+    assert problem.endswith(" names, expected bool ['batch', 3]")
