@@ -4,8 +4,9 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 SWEEPS := .venv/.sweeps
 RECIPES := .venv/.recipes
+TFLITE := .venv-tflite
 
-.PHONY: help example test lint types unit test-light test-sweeps test-recipes soak bench schema version clean
+.PHONY: help example test lint types unit test-light test-sweeps test-recipes test-tflite soak bench schema version clean
 
 help:
 	@echo "make example      train CartPole, write best_model.onnx, play it"
@@ -13,6 +14,7 @@ help:
 	@echo "make test-light   install numpy, onnxruntime and msgspec alone, from PyPI, and run a policy"
 	@echo "make test-sweeps  run the examples of sweeps with Ray, Optuna and an S3 server"
 	@echo "make test-recipes run the recipes of docs/recipes.md with ExecuTorch, OpenVINO and coremltools"
+	@echo "make test-tflite  convert policies to TFLite in an environment of its own, and play them"
 	@echo "make soak         run the long tests: drawn spaces, killed trainings, damaged files"
 	@echo "make bench        what it costs, beside Stable-Baselines3 itself"
 	@echo "make schema       write the JSON Schemas in docs/ anew"
@@ -61,6 +63,17 @@ $(RECIPES): $(INSTALLED)
 test-recipes: $(RECIPES)
 	$(BIN)/python -m pytest -m recipes tests/test_recipes.py
 
+# An environment of its own: what converts to TFLite pins much, and is larger than all the rest.
+$(TFLITE)/.installed: pyproject.toml constraints.txt examples/tflite/requirements.txt
+	$(PYTHON) -m venv $(TFLITE)
+	$(TFLITE)/bin/python -m pip install --quiet --constraint constraints.txt torch
+	$(TFLITE)/bin/python -m pip install --quiet --constraint constraints.txt --editable .
+	$(TFLITE)/bin/python -m pip install --quiet --constraint constraints.txt --requirement examples/tflite/requirements.txt
+	@touch $@
+
+test-tflite: $(TFLITE)/.installed
+	$(TFLITE)/bin/python examples/tflite/compare.py
+
 soak: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow --numprocesses auto --dist loadfile
 
@@ -75,4 +88,4 @@ version: $(INSTALLED)
 	$(BIN)/python -m tests.policy_file.version_file
 
 clean:
-	rm -rf .venv runs .mypy_cache .pytest_cache .ruff_cache .import_linter_cache *.egg-info
+	rm -rf .venv $(TFLITE) runs .mypy_cache .pytest_cache .ruff_cache .import_linter_cache *.egg-info

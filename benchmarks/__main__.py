@@ -3,5 +3,5 @@
 import subprocess
 import sys
 
-for name in ("checkpoint", "inference", "training", "footprint", "growth"):
+for name in ("checkpoint", "formats", "inference", "training", "footprint", "growth"):
     subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=True)

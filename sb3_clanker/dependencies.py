@@ -11,6 +11,7 @@ EVERYTHING = "pip install sb3-clanker"
 CONTRIB = "pip install 'sb3-clanker[contrib]'"
 READING = "pip install numpy onnxruntime msgspec"
 RUNTIME = "pip install onnxruntime"
+TORCH = "pip install torch"
 SPACES = "pip install gymnasium"
 
 

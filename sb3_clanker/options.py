@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 from sb3_clanker.errors import OptionError, UnsupportedOpsetError
+from sb3_clanker.formats.format import FormatName
 from sb3_clanker.policy_file.entries import check_entries
 from sb3_clanker.policy_file.tensors import OUTSIDE
 from sb3_clanker.public import public
@@ -55,6 +56,9 @@ class ExportOptions:
         each component of the vectors of an observation, whether it lies outside of what training saw; none by default
     :param outside_margin: by what part of its range (maximum less minimum) a component may leave what training saw
         before ``"outside"`` says so, 0 to 100
+    :param formats: formats in which the policy is written beside the ``.onnx``, each proven as that is:
+        ``"torchscript"`` (``NAME_torchscript/policy.pt`` and ``metadata.json``), ``"weights"`` (``NAME.safetensors``);
+        none by default
     :param observation_names: names of the components of an observation, for those who wire a robot: one for each
         element of a Box, for each category of a Discrete space; of a Dict space, a mapping of such by key
     :param observation_units: the same for units
@@ -89,6 +93,7 @@ class ExportOptions:
     channels_last: bool = False
     further_outputs: Sequence[FurtherOutput] = ()
     outside_margin: float = 0.1
+    formats: Sequence[FormatName] = ()
     observation_names: Labels | Mapping[str, Labels] | None = None
     observation_units: Labels | Mapping[str, Labels] | None = None
     action_names: Labels | None = None
@@ -115,11 +120,12 @@ class ExportOptions:
         for option in ("channels_last", "observation_ranges"):
             if not isinstance(value := getattr(self, option), bool):
                 raise OptionError(option, value, "True or False")
-        known, asked = get_args(FurtherOutput), self.further_outputs
-        if isinstance(asked, str) or not isinstance(asked, Collection) or any(name not in known for name in asked):
-            raise OptionError("further_outputs", asked, f"a sequence of {', '.join(map(repr, known))}")
-        object.__setattr__(self, "further_outputs", tuple(dict.fromkeys(asked)))
-        if OUTSIDE in asked and not self.observation_ranges:
+        for option, names in (("further_outputs", FurtherOutput), ("formats", FormatName)):
+            known, asked = get_args(names), getattr(self, option)
+            if isinstance(asked, str) or not isinstance(asked, Collection) or any(name not in known for name in asked):
+                raise OptionError(option, asked, f"a sequence of {', '.join(map(repr, known))}")
+            object.__setattr__(self, option, tuple(dict.fromkeys(asked)))
+        if OUTSIDE in self.further_outputs and not self.observation_ranges:
             raise OptionError("observation_ranges", False, "True, as further_outputs with 'outside' tells by them")
         margin = self.outside_margin
         if isinstance(margin, bool) or not isinstance(margin, (int, float)) or not 0 <= margin <= _LARGEST_MARGIN:

@@ -66,7 +66,8 @@ class LatencyRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 class StageReport:
     """One stage of the proof.
 
-    :ivar name: ``structure`` and ``contract``, which are of ONNX, ``runtime`` or ``cross_check``
+    :ivar name: ``structure`` and ``contract``, which are of ONNX, ``runtime`` or ``cross_check``; then those of further
+        formats, such as ``torchscript``
     :ivar passed: whether the file passed it
     :ivar seconds: how long it took
     :ivar detail: what was found, in words
@@ -78,6 +79,22 @@ class StageReport:
     detail: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class FormatReport:
+    """What the proof of a format beside ONNX measured.
+
+    :ivar size: bytes of its files
+    :ivar cross_check: the figures of the comparison with Stable-Baselines3's own ``predict``
+    :ivar n_vectors: test vectors that it agrees with, None where none were asked for
+    :ivar latency: how long a prediction takes, None where no promise was asked for, or none is measured in this format
+    """
+
+    size: int
+    cross_check: CrossCheckRecord
+    n_vectors: int | None = None
+    latency: LatencyRecord | None = None
+
+
 @public
 @dataclass(kw_only=True, repr=False)
 class ValidationReport(Shown):
@@ -85,12 +102,14 @@ class ValidationReport(Shown):
 
     :ivar stages: the stages in order, up to the first that failed
     :ivar cross_check: the figures of the comparison, None where it was not reached
+    :ivar formats: those of each format beside ONNX, by its name
     """
 
     _in_short = ("proof", "compared")
 
     stages: list[StageReport] = field(default_factory=list)
     cross_check: CrossCheckRecord | None = None
+    formats: dict[str, FormatReport] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:

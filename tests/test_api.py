@@ -27,15 +27,17 @@ ClankerError (Exception)
 ClankerWarning (UserWarning)
 ExportOptions(*, opset_version: int = 18, atol: float = 1e-05, rtol: float = 1e-05, n_samples: int | None = None,
         max_latency_ms: float | None = None, channels_last: bool = False, further_outputs: Sequence[FurtherOutput] =
-        (), outside_margin: float = 0.1, observation_names: Labels | Mapping[str, Labels] | None = None,
-        observation_units: Labels | Mapping[str, Labels] | None = None, action_names: Labels | None = None,
-        action_units: Labels | None = None, control_period: float | None = None, observation_ranges: bool = True,
-        test_vectors: int | None = None, target: TargetName | None = None, metadata: Mapping[str, str] = <factory>)
+        (), outside_margin: float = 0.1, formats: Sequence[FormatName] = (), observation_names: Labels | Mapping[str,
+        Labels] | None = None, observation_units: Labels | Mapping[str, Labels] | None = None, action_names: Labels |
+        None = None, action_units: Labels | None = None, control_period: float | None = None, observation_ranges: bool
+        = True, test_vectors: int | None = None, target: TargetName | None = None, metadata: Mapping[str, str] =
+        <factory>)
 ExportReport: path, size, seconds, validation, metadata
 FileInTheWayError (ClankerError, FileExistsError)
 FilesFailedError (ClankerError, ValueError)
 FolderInUseError (ClankerError, OSError)
 ForeignFileError (PolicyFileError)
+FormatError (ClankerError, ValueError)
 GraphError (ClankerError, RuntimeError)
 IncomparablePoliciesError (ClankerError, ValueError)
 InferenceError (ClankerError, RuntimeError)
@@ -110,7 +112,7 @@ UnsupportedPolicyError (ClankerError, TypeError)
 UnsupportedSpaceError (ClankerError, ValueError)
 UnsupportedWrapperError (ClankerError, ValueError)
 ValidationError (ClankerError, ValueError)
-ValidationReport: stages, cross_check
+ValidationReport: stages, cross_check, formats
 VectorsError (ClankerError, ValueError)
 VectorsMismatchError (ClankerError, ValueError)
 WorkerError (ClankerError, ChildProcessError)
@@ -124,8 +126,8 @@ load_checkpoint(path: str | Path, *, env: gym.Env[Any, Any] | VecEnv | None = No
         None = None, **kwargs: Any) -> LoadedCheckpoint
 policy_card(path: str | Path, *, run_folder: str | Path | None = None, env: str | Playable | None = None, episodes:
         int = 0, video: bool = False) -> str
-policy_module(model: BaseAlgorithm, *, vec_normalize: NormalizationSource = 'auto', options: OptionsSource =
-        ExportOptions()) -> PolicyModule
+policy_module(model: BaseAlgorithm, *, vec_normalize: NormalizationSource = 'auto', observations: ObservationSource =
+        None, options: OptionsSource = ExportOptions()) -> PolicyModule
 read_metadata(path: str | Path) -> PolicyMetadata
 validate_policy(path: str | Path, model: BaseAlgorithm, *, vec_normalize: NormalizationSource = 'auto', options:
         OptionsSource = ExportOptions()) -> ValidationReport

@@ -17,6 +17,7 @@ from sb3_clanker.errors import (
     FileInTheWayError,
     FilesFailedError,
     ForeignFileError,
+    FormatError,
     IncomparablePoliciesError,
     InferenceError,
     MetadataError,
@@ -108,6 +109,11 @@ def test_every_warning_is_a_clanker_warning(cls: type[Warning]) -> None:
             UnsupportedSpaceError("action", "Discrete(3, start=1)", "it starts at 1"),
             ValueError,
             "Cannot export the action space Discrete(3, start=1): it starts at 1.",
+        ),
+        (
+            FormatError("c", "its weights have 6 MB", "Ask for a smaller network."),
+            ValueError,
+            "This policy cannot be written as c: its weights have 6 MB. Ask for a smaller network.",
         ),
         (
             AlgorithmFileError(_PATH, "it is damaged", "Save the model again."),

@@ -160,7 +160,7 @@ def files(path: Path, metadata: PolicyMetadata, n_bytes: int) -> Iterator[FileRo
     for kind, file_name in Checkpoint(path.stem).files.items():
         if kind in (POLICY, CARD):
             continue
-        file = named.get(kind, path.with_name(file_name))
+        file = named.get(kind, path.parent / file_name)
         state = state_of(file, kind, metadata)
         if (kind in named) if state in ("missing", "unknown") else (kind in named or is_file(file)):
             yield _file_row(file, kind, state, metadata)
@@ -169,7 +169,7 @@ def files(path: Path, metadata: PolicyMetadata, n_bytes: int) -> Iterator[FileRo
 def _file_row(file: Path, kind: FileKind, state: State, metadata: PolicyMetadata) -> FileRow:
     said = recorded(kind, metadata)
     return FileRow(
-        name=short(file.name, 120),
+        name=short(f"{file.parent.name}/{file.name}" if "/" in kind.suffix else file.name, 120),
         holds=kind.holds[:1].lower() + kind.holds[1:] if kind.holds.startswith("The ") else kind.holds,
         digest=short(said.digest, 80) if isinstance(said, PairedFile) else "",
         state=_STATES[state],

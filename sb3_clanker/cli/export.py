@@ -7,7 +7,7 @@ import functools
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, TypeAlias, cast, get_args
 
 from sb3_clanker.cli.arguments import TRUST, Commands, Loading, add_loading
 from sb3_clanker.cli.many import Done, add_many, in_short, is_one_file, run_many
@@ -15,12 +15,13 @@ from sb3_clanker.cli.text import say
 from sb3_clanker.dependencies import required_for
 from sb3_clanker.display import printable
 from sb3_clanker.errors import ClankerError, FileInTheWayError
+from sb3_clanker.formats.format import FormatName
 from sb3_clanker.options import OUTPUTS, ExportOptions, FurtherOutput
 from sb3_clanker.paths import is_file
 from sb3_clanker.policy_file.reading import read_metadata
 from sb3_clanker.policy_file.record import PolicyMetadata
 from sb3_clanker.run_folder.identity import beside, identify, state_of
-from sb3_clanker.run_folder.names import POLICY, VECTORS, ZIP, own_statistics, stem_of
+from sb3_clanker.run_folder.names import KINDS, POLICY, VECTORS, ZIP, own_statistics, stem_of
 from sb3_clanker.run_folder.search import Found, holds_algorithm
 from sb3_clanker.targets.check import TARGETS, check_target
 
@@ -57,12 +58,25 @@ def add_export(commands: Commands) -> None:
         help="raw observations that training saw, .npy or .npz, for ranges and --further-output outside "
         "(default: what the record of the .zip's own .onnx says)",
     )
+    parser.add_argument(
+        "--format",
+        type=_formats,
+        metavar="NAME,...",
+        help=f"formats in which the policy is written beside the .onnx: {', '.join(get_args(FormatName))}",
+    )
     parser.add_argument("--target", choices=TARGETS, help="the program that has to take the file")
     add_loading(parser)
     parser.add_argument("--force", action="store_true", help="of several files, export also those with an .onnx")
     parser.add_argument("--json", action="store_true", help="what became of each file, as one JSON document")
     add_many(parser)
     parser.set_defaults(run=_run, check=functools.partial(_check, parser))
+
+
+def _formats(text: str) -> tuple[FormatName, ...]:
+    return tuple(ExportOptions(formats=cast("tuple[FormatName, ...]", tuple(text.split(",")))).formats)
+
+
+_formats.__name__ = "formats"  # argparse names it in its message
 
 
 def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
@@ -83,6 +97,7 @@ def _run(options: argparse.Namespace) -> None:
         "opset_version": options.opset,
         "further_outputs": options.further_output,
         "test_vectors": options.test_vectors,
+        "formats": options.format,
         "target": options.target,
     }
     asked = {name: value for name, value in named.items() if value is not None}
@@ -199,5 +214,10 @@ def _lacks(path: Path, metadata: PolicyMetadata, asked: Mapping[str, Any], loadi
         yield f"and {asked['target']} does not take it"
     if "test_vectors" in asked and state_of(path.with_name(VECTORS.name(path.stem)), VECTORS, metadata) != "matched":
         yield "without test vectors"
+    for kind in KINDS:
+        if kind.format in asked.get("formats", ()):
+            name = kind.name(path.stem)
+            if state_of(path.parent / name, kind, metadata) != "matched":
+                yield f"without its {name}"
     if loading.vecnormalize == "none" and metadata.normalization.status != "none":
         yield f"and its normalization is {metadata.normalization.status}"

@@ -7,22 +7,25 @@ import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from sb3_clanker.cli.arguments import TRUST, Commands, Loading, add_loading
 from sb3_clanker.cli.many import Done, add_many, in_short, is_one_file, read_found, run_many
 from sb3_clanker.cli.text import say
 from sb3_clanker.dependencies import required_for
 from sb3_clanker.display import printable
+from sb3_clanker.errors import ClankerError, UnmatchedFilesError
+from sb3_clanker.formats.format import FormatName, open_format
 from sb3_clanker.options import ExportOptions
+from sb3_clanker.paths import is_file, is_folder
 from sb3_clanker.policy_file.documents import to_fields
-from sb3_clanker.policy_file.reading import PolicyFile, read_policy_file
+from sb3_clanker.policy_file.reading import PolicyFile, read_file, read_metadata, read_policy_file
 from sb3_clanker.policy_file.vectors import read_vectors
 from sb3_clanker.report import ValidationReport
 from sb3_clanker.run_folder.identity import Partner, find_recorded, require_matched
-from sb3_clanker.run_folder.names import POLICY, VECTORS, ZIP
+from sb3_clanker.run_folder.names import KINDS, POLICY, VECTORS, ZIP, FileKind, kind_that_runs
 from sb3_clanker.run_folder.search import Found
-from sb3_clanker.runtime.check_vectors import VectorsReport, check_vectors
+from sb3_clanker.runtime.check_vectors import VectorsReport, check_format, check_vectors
 from sb3_clanker.runtime.policy import OnnxPolicy
 
 
@@ -31,10 +34,15 @@ def add_validate(commands: Commands) -> None:
     parser = commands.add_parser(
         "validate",
         help="check that a .onnx is whole and belongs to the files beside it, and prove it again",
-        description=f"Without --model and --vectors, nothing in the files is run. {TRUST}",
+        description=f"Without --model and --vectors, nothing in the files is run. {TRUST} "
+        "So does running a policy in another format than .onnx.",
     )
     parser.add_argument(
-        "paths", type=Path, nargs="+", metavar="POLICY.onnx", help="or a folder: every policy in it and in its folders"
+        "paths",
+        type=_path,
+        nargs="+",
+        metavar="POLICY.onnx",
+        help="or a folder: every .onnx in it and in its folders; or a policy in another format, such as F_torchscript",
     )
     parser.add_argument(
         "--vectors",
@@ -58,7 +66,19 @@ def add_validate(commands: Commands) -> None:
     parser.set_defaults(run=_run, check=functools.partial(_check, parser))
 
 
+def _path(text: str) -> Path:
+    """A file or a folder as it was named; the folder of a format stands for the file that runs."""
+    path = Path(text)
+    for kind in KINDS:
+        folder, _, name = kind.suffix.rpartition("/")
+        if folder and path.name.endswith(folder) and kind == kind_that_runs(Path(name)) and is_folder(path):
+            return path / name
+    return path
+
+
 def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    if options.model is not None and any(map(kind_that_runs, options.paths)):
+        parser.error("--model is for a .onnx, which proves its other formats by --vectors")
     if is_one_file(options.paths):
         return
     for name, value in (("--vectors", options.vectors), ("--model", options.model)):
@@ -69,11 +89,15 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
 
 
 def _run(options: argparse.Namespace) -> None:
-    work = functools.partial(_validate, vectors=options.vectors, model=options.model, loading=Loading.of(options))
+    vectors = options.vectors
+    work = functools.partial(_validate, vectors=vectors, model=options.model, loading=Loading.of(options))
     if options.json or not is_one_file(options.paths):
-        run_many(functools.partial(_validate_found, work), options.paths, POLICY, options)
+        run_many(functools.partial(_validate_found, work, vectors=vectors), options.paths, POLICY, options)
         return
-    for line in work(read_policy_file(options.paths[0])).lines():
+    (path,) = options.paths
+    kind = kind_that_runs(path)
+    checked = work(read_policy_file(path)) if kind is None else _validate_format(path, kind, vectors)
+    for line in checked.lines():
         say(printable(line))
 
 
@@ -145,6 +169,69 @@ def _validate(
     )
 
 
-def _validate_found(validate: Callable[[PolicyFile], _Checked], found: Found) -> Done | None:
+@dataclass(frozen=True, kw_only=True)
+class _CheckedFormat:
+    """What was found out about a file of a format beside ONNX."""
+
+    path: Path
+    digest: str
+    partners: tuple[Path, ...] = ()
+    vectors: VectorsReport | None = None
+
+    def lines(self) -> Iterator[str]:
+        """All of it, for people."""
+        yield f"{self.path} is undamaged"
+        yield f"it is the policy with the digest {self.digest}"
+        yield from (f"{path} belongs to it" for path in self.partners)
+        if self.vectors is not None:
+            yield f"it agrees with {self.vectors.n_cases} test vectors, within {self.vectors.max_difference:.2g}"
+
+    def done(self) -> Done:
+        """All of it, for a table and for programs."""
+        n_cases = "" if self.vectors is None else f"; {self.vectors.n_cases} test vectors"
+        within = "" if self.vectors is None else f" within {self.vectors.max_difference:.2g}"
+        return Done(
+            summary=f"of {self.digest[:19]}{n_cases}{within}",
+            figures={
+                "digest": self.digest,
+                "partners": {path.name: "matched" for path in self.partners},
+                "vectors": to_fields(self.vectors),
+            },
+        )
+
+
+def _validate_format(path: Path, kind: FileKind, vectors: Path | Literal[True] | None) -> _CheckedFormat:
+    """Check a file of a format beside ONNX; parameters as for :func:`_validate`."""
+    data = read_file(path)
+    digest = cast("Callable[[Path], str]", kind.policy_digest)(path)
+    stem = path.as_posix().removesuffix(kind.suffix)
+    partners = tuple(_partners(stem, kind, digest))
+    if others := [partner.name for partner, matches in partners if not matches]:
+        raise UnmatchedFilesError(path, others)
+    checked = None
+    if vectors is not None:
+        read = read_vectors(Path(VECTORS.name(stem)) if vectors is True else vectors)
+        checked = check_format(open_format(cast("FormatName", kind.format), data), digest, read)
+    return _CheckedFormat(path=path, digest=digest, partners=tuple(path for path, _ in partners), vectors=checked)
+
+
+def _partners(stem: str, kind: FileKind, digest: str) -> Iterator[tuple[Path, bool]]:
+    """The ``.onnx`` and the files of the same format beside a file, and whether each is of the same policy."""
+    for other in KINDS:
+        path = Path(f"{stem}{other.suffix}")
+        if other == kind or (other != POLICY and other.format != kind.format) or not is_file(path):
+            continue
+        try:
+            found = read_metadata(path).digest if other.policy_digest is None else other.policy_digest(path)
+        except (ClankerError, OSError, ValueError):
+            found = ""
+        yield path, found == digest
+
+
+def _validate_found(
+    validate: Callable[[PolicyFile], _Checked], found: Found, *, vectors: Path | Literal[True] | None
+) -> Done | None:
+    if (kind := kind_that_runs(found.path)) is not None:
+        return _validate_format(found.path, kind, vectors).done()
     file = read_found(found)
     return None if file is None else validate(file).done()

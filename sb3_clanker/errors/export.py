@@ -113,6 +113,19 @@ class TargetError(ClankerError, ValueError):
         super().__init__(f"{target} does not take this policy: {'; '.join(self.problems)}.")
 
 
+class FormatError(ClankerError, ValueError):
+    """A policy that a format beside ONNX cannot hold.
+
+    :ivar format: name of the format
+    :ivar problem: why not
+    """
+
+    def __init__(self, format: str, problem: str, remedy: str) -> None:  # noqa: A002 - as the option has it
+        self.format = format
+        self.problem = problem
+        super().__init__(f"This policy cannot be written as {format}: {problem}. {remedy}")
+
+
 class NormalizationError(ClankerError, ValueError):
     """VecNormalize statistics that do not belong to the policy, or that are none."""
 

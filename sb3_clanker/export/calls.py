@@ -109,7 +109,11 @@ def validate_policy(
 
 @public
 def policy_module(
-    model: BaseAlgorithm, *, vec_normalize: NormalizationSource = "auto", options: OptionsSource = ExportOptions()
+    model: BaseAlgorithm,
+    *,
+    vec_normalize: NormalizationSource = "auto",
+    observations: ObservationSource = None,
+    options: OptionsSource = ExportOptions(),
 ) -> PolicyModule:
     """The whole of ``predict(raw observation, deterministic=True)`` as a torch module: what every other exporter takes.
 
@@ -118,9 +122,13 @@ def policy_module(
     :param model: a Stable-Baselines3 or sb3-contrib algorithm, as in :func:`export_policy`
     :param vec_normalize: the normalization that the policy was trained with: ``"auto"`` is the one the model trains
         with; or as in :func:`export_policy`
+    :param observations: raw ones, whose ranges the output ``outside`` goes by; as in :func:`export_policy`
     :param options: what inputs and outputs are: ``channels_last``, ``further_outputs``, ``target``, names and units
     :raises UnsupportedPolicyError: not an algorithm, or a policy that cannot be copied, or whose own code fails
-    :raises OptionError: an option cannot be used, or ``vec_normalize`` is none of what it may be
+    :raises OptionError: an option cannot be used, ``vec_normalize`` is none of what it may be, or there is nothing that
+        ``outside`` could go by
+    :raises ObservationError: ``observations`` are none of the policy's space
+    :raises ObservationFileError: those of a file are not
     :raises UnsupportedSpaceError: a space has no place in the file format
     :raises NormalizationError: the statistics are of another policy, or not there
     :raises UnsupportedWrapperError: a wrapper changes observations between VecNormalize and the policy
@@ -137,9 +145,13 @@ def policy_module(
     options = as_options(options)
     with typed_errors(model.policy):
         normalization = resolve_normalization(model, vec_normalize)
+        space = describe_space(model.policy.observation_space, "observation")
+        ranges, _ = resolve_ranges(space, observations, None, options)
         with Subject(model, normalization, options).now(lambda *_: False) as now:
             now.check()
-            module = PolicyModule(now.copied_actor())
+            actor = now.copied_actor()
+            actor.see(ranges)
+            module = PolicyModule(actor)
             module(*module.example_inputs())  # whatever its own code raises
             return module
 

@@ -19,18 +19,20 @@ from sb3_clanker.options import ExportOptions
 from sb3_clanker.policy_file.entries import contract_entries
 from sb3_clanker.policy_file.record import CheckpointRecord, EvaluationRecord, ObservationRanges, PolicyMetadata
 from sb3_clanker.policy_file.seal import Hashing
-from sb3_clanker.policy_file.vectors import encode_vectors
+from sb3_clanker.policy_file.vectors import TestVectors, encode_vectors
 from sb3_clanker.proof.answers import write_vectors
 from sb3_clanker.proof.probes import Probes, take
 from sb3_clanker.proof.reference import Reference
-from sb3_clanker.proof.stages import open_policy, prove
+from sb3_clanker.proof.stages import FormatProof, open_policy, prove
 from sb3_clanker.proof.subject import Instant, Subject
 from sb3_clanker.report import ValidationReport
+from sb3_clanker.run_folder.names import FileKind
 from sb3_clanker.runtime.check_vectors import check_vectors
 from sb3_clanker.runtime.latency import measure_latency
 from sb3_clanker.runtime.policy import OnnxPolicy
 from sb3_clanker.sb3.normalization import Normalization
-from sb3_clanker.writers.formats import FORMATS
+from sb3_clanker.writers.formats import FORMATS, further_writer
+from sb3_clanker.writers.further import Original
 from sb3_clanker.writers.writer import Template
 
 
@@ -43,6 +45,7 @@ class ProvenPolicy:
     :ivar validation: what the proof measured
     :ivar seconds: duration of each stage
     :ivar vectors: its test vectors, if they were asked for
+    :ivar further: its files in further formats, if they were asked for
     """
 
     parts: tuple[bytes | memoryview, ...]
@@ -50,6 +53,7 @@ class ProvenPolicy:
     validation: ValidationReport
     seconds: dict[str, float]
     vectors: bytes | None
+    further: Mapping[FileKind, bytes]
 
     @property
     def data(self) -> bytes:
@@ -85,6 +89,7 @@ class Exporter:
     def __init__(self, model: BaseAlgorithm, normalization: Normalization, options: ExportOptions) -> None:
         self._subject, self._options = Subject(model, normalization, options), options
         self._writer = FORMATS[options.suffix]
+        self._further = [further_writer(name) for name in options.formats]
         self._traced: _Traced | None = None
 
     def check_finite(self) -> None:
@@ -97,6 +102,8 @@ class Exporter:
         evaluation: EvaluationRecord | None = None,
         checkpoint: CheckpointRecord | None = None,
         ranges: ObservationRanges | None = None,
+        name: str = "policy",
+        run: str | None = None,
     ) -> ProvenPolicy:
         """Export the policy as it is now, and prove it.
 
@@ -106,12 +113,14 @@ class Exporter:
         :param evaluation: what made the policy the best, or else the last one before
         :param checkpoint: the other files of the same instant, None where there are none
         :param ranges: what training saw of observations, None where nobody kept it
+        :param name: of its files, without a suffix, for formats that say it
+        :param run: name of the training, likewise; None is that of the files
         """
         start = time.perf_counter()
         while True:
             with self._subject.now(self._is_known) as now:
                 try:
-                    return self._export(now, start, evaluation, checkpoint, ranges)
+                    return self._export(now, start, evaluation, checkpoint, ranges, name, run or name)
                 except ValidationError:
                     if now.in_full:
                         raise
@@ -124,10 +133,14 @@ class Exporter:
         evaluation: EvaluationRecord | None,
         checkpoint: CheckpointRecord | None,
         ranges: ObservationRanges | None,
+        name: str,
+        run: str,
     ) -> ProvenPolicy:
         writer, options = self._writer, self._options
         now.actor.see(ranges)
         now.check()
+        for further in self._further:
+            further.refuse(now.actor, options)
         known = None if now.in_full else self._traced
         template = known.template if known else writer.trace(now.copied_actor(), options)
         seconds = {"trace": time.perf_counter() - start}
@@ -152,7 +165,29 @@ class Exporter:
             with _timed(seconds, "vectors"):
                 policy = open_policy(writer, b"".join(filled.published), metadata)
                 vectors = _vectors(policy, reference, now.vector_probes, options.test_vectors, options)
-        return ProvenPolicy(parts=tuple(parts), metadata=metadata, validation=report, seconds=seconds, vectors=vectors)
+        files: dict[FileKind, bytes] = {}
+        if self._further:
+            original = Original(
+                name=name,
+                run=run,
+                data=b"".join(parts),
+                metadata=metadata,
+                tensors=now.tensors,
+                copied_actor=now.copied_actor,
+                in_full=now.in_full,
+            )
+            proof = FormatProof(report, metadata, reference, now.probes, options, vectors, in_full=now.in_full)
+            for further in self._further:
+                with _timed(seconds, further.format):
+                    files |= proof.prove(further, further.write(original))
+        return ProvenPolicy(
+            parts=tuple(parts),
+            metadata=metadata,
+            validation=report,
+            seconds=seconds,
+            vectors=None if vectors is None else encode_vectors(vectors),
+            further=files,
+        )
 
     def _is_known(self, tensors: Mapping[str, th.Tensor], baked_in: Hashable) -> bool:
         """See :data:`IsKnown`."""
@@ -178,7 +213,7 @@ def check_algorithm(model: object) -> None:
 
 def _vectors(
     policy: OnnxPolicy, reference: Reference, probes: Probes, count: int, options: ExportOptions
-) -> bytes | None:
+) -> TestVectors | None:
     """Test vectors, which the file itself agrees with."""
     vectors = write_vectors(policy, reference, probes, count, options)
     if vectors is None:
@@ -190,7 +225,7 @@ def _vectors(
         )
         return None
     check_vectors(policy, vectors)
-    return encode_vectors(vectors)
+    return vectors
 
 
 @contextmanager

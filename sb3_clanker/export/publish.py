@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from io import BufferedWriter
 from pathlib import Path
 from types import MappingProxyType
 
@@ -51,7 +53,11 @@ def to_write(proven: ProvenPolicy) -> dict[FileKind, Write]:
     files: dict[FileKind, Write] = {POLICY: proven.write}
     if (vectors := proven.vectors) is not None:
         files[VECTORS] = lambda file: file.write(vectors)
-    return files
+    return files | {kind: functools.partial(_write, data) for kind, data in proven.further.items()}
+
+
+def _write(data: bytes, file: BufferedWriter) -> None:
+    file.write(data)
 
 
 def publish(
@@ -92,7 +98,10 @@ def publish(
             staged = _stage(publication, names, saved)
             if staged or there:
                 record = _record(names, {**staged, **there}, followed=ZIP in there)
-            proven = exporter.export(evaluation=evaluation, checkpoint=record, ranges=ranges)
+            run = folder.resolve().name if saved or there else None
+            proven = exporter.export(
+                evaluation=evaluation, checkpoint=record, ranges=ranges, name=checkpoint.stem, run=run
+            )
             start = time.perf_counter()
             _stage(publication, names, to_write(proven))
             whole = True

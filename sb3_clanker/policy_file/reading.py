@@ -138,23 +138,22 @@ def parse(data: bytes, path: Path | None = None) -> PolicyFile:
     metadata = _decode(entries[RECORD_KEY], own, path) if digest else None
     if metadata is None or metadata.digest != digest:
         raise PolicyFileError(path, "the file was changed or damaged after it was proven. Export the policy again.")
-    if problems := contradictions(
-        metadata.observation_space,
-        metadata.action_space,
-        metadata.inputs,
-        metadata.outputs,
-        metadata.predict_dtype,
-        metadata.recurrent,
-        metadata.sampling,
-        metadata.observation_ranges,
-    ):
-        raise MetadataError(path, problems)
     if problems := entry_problems(entries, metadata):
         raise MetadataError(path, problems)
     return PolicyFile(data=data, metadata=metadata, body=body, path=path)
 
 
-def _decode(record: str, entries: dict[str, str], path: Path | None) -> PolicyMetadata:
+def decode_record(record: str, path: Path | None = None) -> PolicyMetadata:
+    """Read and check a record as JSON that holds the caller's entries too, as the files of other formats have it.
+
+    :raises MetadataError: it is damaged
+    :raises SchemaVersionError: it has a version that this reader does not know
+    """
+    return _decode(record, None, path)
+
+
+def _decode(record: str, entries: dict[str, str] | None, path: Path | None) -> PolicyMetadata:
+    """A record, with the caller's entries that stand beside it; None where they stand in it."""
     if len(record) > _MAX_RECORD_LENGTH:
         raise MetadataError(path, [f"record: expected at most {_MAX_RECORD_LENGTH} characters, got {len(record)}"])
     try:
@@ -168,7 +167,20 @@ def _decode(record: str, entries: dict[str, str], path: Path | None) -> PolicyMe
         raise SchemaVersionError(path, version, SCHEMA_VERSION)
     for earlier in range(version, SCHEMA_VERSION):
         document = UPGRADES[earlier](document)
+    beside = {} if entries is None else {"entries": entries}
     try:
-        return decode(PolicyMetadata, {**document, "schema_version": SCHEMA_VERSION, "entries": entries})
+        metadata = decode(PolicyMetadata, {**document, "schema_version": SCHEMA_VERSION, **beside})
     except ValueError as error:
         raise MetadataError(path, [str(error)]) from error
+    if problems := contradictions(
+        metadata.observation_space,
+        metadata.action_space,
+        metadata.inputs,
+        metadata.outputs,
+        metadata.predict_dtype,
+        metadata.recurrent,
+        metadata.sampling,
+        metadata.observation_ranges,
+    ):
+        raise MetadataError(path, problems)
+    return metadata

@@ -8,7 +8,7 @@ report.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,17 +16,23 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from sb3_clanker.errors import ValidationError
+from sb3_clanker.errors import MissingDependencyError, ValidationError
+from sb3_clanker.formats.format import open_format
 from sb3_clanker.options import ExportOptions
 from sb3_clanker.policy_file.record import PolicyMetadata
 from sb3_clanker.policy_file.spaces import LeafSpace
 from sb3_clanker.policy_file.tensors import OUTSIDE
+from sb3_clanker.policy_file.vectors import TestVectors
 from sb3_clanker.proof.outside import outside_problem
 from sb3_clanker.proof.probes import Batch, Probes, batch_size, take
 from sb3_clanker.proof.reference import Prediction, Reference
 from sb3_clanker.proof.truncation import truncation_problem
-from sb3_clanker.report import CrossCheckRecord, StageReport, ValidationReport
+from sb3_clanker.report import CrossCheckRecord, FormatReport, StageReport, ValidationReport
+from sb3_clanker.run_folder.names import FileKind, running_kind
+from sb3_clanker.runtime.check_vectors import check_vectors
+from sb3_clanker.runtime.latency import measure_latency
 from sb3_clanker.runtime.policy import OnnxPolicy
+from sb3_clanker.writers.further import FurtherWriter
 from sb3_clanker.writers.scores import SCORES
 from sb3_clanker.writers.writer import Filled, RefusedError, Writer
 
@@ -83,16 +89,69 @@ def prove(
         for policy in policies:
             comparison = _Comparison(policy, reference, options)
             report.cross_check = _cross_check(comparison, probes, options, in_full)
-            summary = _describe(report.cross_check)
-            if report.cross_check.n_mismatches:
-                raise RefusedError(f"the file and Stable-Baselines3 disagree: {summary}; {comparison.example}")
-            if report.cross_check.n_nonfinite >= len(probes):
-                raise RefusedError(f"Stable-Baselines3 itself gives no finite action: {summary}")
+            summary = comparison.require_alike(report.cross_check)
         problem = truncation_problem(policies[0], probes.observations)
         if problem := problem or outside_problem(policies[0], probes.observations, in_full=in_full):
             raise RefusedError(problem)
         note(summary)
     return report
+
+
+class FormatProof:
+    """What proves the formats beside a proven ``.onnx``, each opened again from its own bytes.
+
+    :param report: of that file; gets a stage for each format, of its name, and its figures
+    :param metadata: the record of that file, sealed
+    :param vectors: test vectors that each must agree with too, None where there are none
+
+    The other parameters are those of :func:`prove`.
+    """
+
+    def __init__(
+        self,
+        report: ValidationReport,
+        metadata: PolicyMetadata,
+        reference: Reference,
+        probes: Probes,
+        options: ExportOptions,
+        vectors: TestVectors | None,
+        *,
+        in_full: bool,
+    ) -> None:
+        self._report, self._metadata, self._reference, self._probes = report, metadata, reference, probes
+        self._options, self._vectors, self._in_full = options, vectors, in_full
+
+    def prove(self, writer: FurtherWriter, files: Mapping[FileKind, bytes]) -> Mapping[FileKind, bytes]:
+        """Prove one.
+
+        :param files: what it wrote, by kind; of these, the first in ``KINDS`` runs
+        :return: the files
+        :raises ValidationError: they do not do what the policy does; the error carries the report
+        :raises LatencyError: they are slower than was promised
+        :raises MissingDependencyError: what runs them is not installed
+        """
+        vectors, options = self._vectors, self._options
+        with _stage(self._report, writer.format) as note:
+            runner = open_format(writer.format, files[running_kind(writer.format)])
+            policy = OnnxPolicy.from_runner(runner, self._metadata)
+            comparison = _Comparison(policy, self._reference, options)
+            check = _cross_check(comparison, self._probes, options, self._in_full)
+            note(comparison.require_alike(check))
+            problem = truncation_problem(policy, self._probes.observations)
+            if problem := problem or outside_problem(policy, self._probes.observations, in_full=self._in_full):
+                raise RefusedError(problem)
+            if vectors is not None:
+                note(f"{check_vectors(policy, vectors).n_cases} test vectors")
+        latency = None
+        if options.max_latency_ms is not None and writer.is_timed:
+            latency = measure_latency(policy, take(self._probes.observations, 0), options.max_latency_ms)
+        self._report.formats[writer.format] = FormatReport(
+            size=sum(map(len, files.values())),
+            cross_check=check,
+            n_vectors=None if vectors is None else len(vectors.cases),
+            latency=latency,
+        )
+        return files
 
 
 def open_policy(writer: Writer, data: bytes, metadata: PolicyMetadata, *, trusted: bool = False) -> OnnxPolicy:
@@ -107,6 +166,8 @@ def _stage(report: ValidationReport, name: str) -> Iterator[Callable[[str], None
     start = time.perf_counter()
     try:
         yield notes.append
+    except MissingDependencyError:
+        raise
     except Exception as error:  # whatever a checker, a runtime or a policy raises, the file is not proven
         report.stages.append(
             StageReport(name=name, passed=False, seconds=time.perf_counter() - start, detail=str(error))
@@ -195,6 +256,18 @@ class _Comparison:
             got, expected = got._replace(scores=()), expected._replace(scores=())
         self._compare(batch, context, got, expected)
         return expected
+
+    def require_alike(self, check: CrossCheckRecord) -> str:
+        """What was found, in words.
+
+        :raises RefusedError: the file differs from the policy, or nothing could be compared
+        """
+        summary = _describe(check)
+        if check.n_mismatches:
+            raise RefusedError(f"the file and Stable-Baselines3 disagree: {summary}; {self.example}")
+        if check.n_nonfinite >= check.n_observations:
+            raise RefusedError(f"Stable-Baselines3 itself gives no finite action: {summary}")
+        return summary
 
     def _predict(self, observation: Batch, context: dict[str, Any]) -> Prediction:
         if not self._extra and not self._scores:

@@ -70,16 +70,19 @@ class TrainingFolder:
         :raises PublicationError: they cannot be moved
         """
         named = [each for each in named if self._is_further_on(each, num_timesteps, is_own)]
-        names = [name for each in named if each != BEST or not has_best for name in each.files.values()]
-        for path in self._path.glob("*_steps.*"):
-            for written in (numbered_timesteps(path.name, name_prefix) for name_prefix in name_prefixes):
+        entries = {
+            name: files for each in named if each != BEST or not has_best for name, files in each.entries.items()
+        }
+        for path in self._path.glob("*_steps[._]*"):
+            for name_prefix in name_prefixes:
+                written = numbered_timesteps(path.name, name_prefix)
                 if written is not None and (num_timesteps == 0 or written > num_timesteps):
-                    names.append(path.name)
+                    entries[path.name] = Checkpoint.numbered(name_prefix, written).entries[path.name]
         if log is not None and log.parent == self._path:
-            names.append(log.name)
+            entries[log.name] = [log.name]
         elif log is not None:
             set_aside(log.parent, [log.name])
-        there = [name for name in names if (self._path / name).is_file()]
+        there = [name for name, files in entries.items() if any((self._path / file).is_file() for file in files)]
         self._lock.previous = set_aside(self._path, there, self._lock.previous)
 
     def best(self) -> PolicyMetadata | None:

@@ -11,12 +11,15 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
+from sb3_clanker.formats import torchscript, weights
+from sb3_clanker.formats.format import FormatName
 from sb3_clanker.policy_file.record import CheckpointRecord, PairedFile
 from sb3_clanker.policy_file.vectors import read_vectors
 
 _STEPS = re.compile(r"(?P<prefix>.+)_(?P<steps>\d+)_steps")
-_STEPS_OF_FILE = re.compile(r".+_(\d+)_steps\..+", re.DOTALL)
+_STEPS_OF_FILE = re.compile(r".+_(\d+)_steps[._].+", re.DOTALL)
 _RL_ZOO_RUN = re.compile(r"(?P<env>.+)_\d+(?:_[0-9a-f-]{36})?")
 _DIGEST_IN_CARD = re.compile(rb'<meta name="sb3-clanker-policy" content="(sha256:[0-9a-f]{64})">')
 _HEAD_OF_CARD = 1024
@@ -32,12 +35,13 @@ class FileKind:
     file; the digest of that file, which it holds itself; or else nothing but the time when it was written.
 
     :ivar holds: what it holds, as a message says it
-    :ivar suffix: the end of its name
+    :ivar suffix: the end of its name; with a slash, it lies in a folder of the checkpoint's own
     :ivar word: stands in its name beside the stem, as ``CheckpointCallback`` has it; empty where nothing does
     :ivar recorded: what a record says of it: its digest, or true where there is one without a digest; None or false
         where there is none
     :ivar policy_digest: reads the digest of the policy file that it holds
     :ivar magic: how it begins: distinguishes one without a digest from other kinds
+    :ivar format: the format beside ONNX that it is of; of its kinds, the first is the file that runs
     """
 
     holds: str
@@ -46,6 +50,7 @@ class FileKind:
     recorded: Callable[[CheckpointRecord], PairedFile | bool | None] = lambda _: None
     policy_digest: Callable[[Path], str] | None = None
     magic: bytes = b""
+    format: FormatName | None = None
 
     def name(self, stem: str) -> str:
         """Its name in the checkpoint of a stem."""
@@ -70,11 +75,39 @@ REPLAY_BUFFER = FileKind(
 VECTORS = FileKind(
     holds="The test vectors", suffix=".vectors.json", policy_digest=lambda path: read_vectors(path).digest
 )
+TORCHSCRIPT = FileKind(
+    holds="The TorchScript policy",
+    suffix="_torchscript/policy.pt",
+    policy_digest=torchscript.policy_digest,
+    format="torchscript",
+)
+TORCHSCRIPT_METADATA = FileKind(
+    holds="The metadata of the TorchScript policy",
+    suffix="_torchscript/metadata.json",
+    policy_digest=torchscript.policy_id,
+    format="torchscript",
+)
+WEIGHTS = FileKind(holds="The weights", suffix=".safetensors", policy_digest=weights.policy_digest, format="weights")
 POLICY = FileKind(holds="The policy", suffix=".onnx")
 CARD = FileKind(holds="The policy card", suffix=".card.html", policy_digest=lambda path: _policy_of_card(path))
-KINDS = (ZIP, STATISTICS, REPLAY_BUFFER, VECTORS, POLICY, CARD)
+KINDS = (
+    *(ZIP, STATISTICS, REPLAY_BUFFER, VECTORS),
+    *(TORCHSCRIPT, TORCHSCRIPT_METADATA, WEIGHTS),
+    *(POLICY, CARD),
+)
 """Every kind, in the order in which the files of a checkpoint get their names: what training needs comes first, and
 the policy file, whose record says what belongs to it, last. Its card is made when it is there."""
+
+
+def running_kind(name: FormatName) -> FileKind:
+    """Of the kinds of a format beside ONNX, the one that runs."""
+    return next(kind for kind in KINDS if kind.format == name)
+
+
+def kind_that_runs(path: Path) -> FileKind | None:
+    """What a file is by the end of its name, wherever it lies, if it is one that runs of a format beside ONNX."""
+    kinds = (running_kind(name) for name in get_args(FormatName))
+    return next((kind for kind in kinds if path.suffix == Path(f"name{kind.suffix}").suffix), None)
 
 
 @dataclass(frozen=True)
@@ -88,8 +121,16 @@ class Checkpoint:
 
     @property
     def files(self) -> dict[FileKind, str]:
-        """Names of all files that there may be, in the order in which they get them."""
+        """Names of all files that there may be, in the order in which they get them; with a slash, in a folder."""
         return {kind: kind.name(self.stem) for kind in KINDS}
+
+    @property
+    def entries(self) -> dict[str, list[str]]:
+        """The same as they lie in a folder: names of files and of folders, each with the files that it stands for."""
+        entries: dict[str, list[str]] = {}
+        for name in self.files.values():
+            entries.setdefault(name.partition("/")[0], []).append(name)
+        return entries
 
     @classmethod
     def numbered(cls, prefix: str, num_timesteps: int) -> Checkpoint:
@@ -102,9 +143,9 @@ FINAL = Checkpoint("final_model")
 
 
 def numbered_timesteps(name: str, prefix: str) -> int | None:
-    """When a file was written, where its name is one of a numbered checkpoint of this prefix."""
+    """When a file or folder was written, where its name is one of a numbered checkpoint of this prefix."""
     match = _STEPS_OF_FILE.fullmatch(name)
-    if match and name in Checkpoint.numbered(prefix, int(match[1])).files.values():
+    if match and name in Checkpoint.numbered(prefix, int(match[1])).entries:
         return int(match[1])
     return None
 

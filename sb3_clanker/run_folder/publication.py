@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import final
 
 from sb3_clanker.errors import PublicationError
+from sb3_clanker.paths import is_folder
 from sb3_clanker.run_folder.names import TEMPORARY
 
 Write = Callable[[BufferedWriter], object]
@@ -40,13 +41,14 @@ class Publication:
         self._folder, self._durable = folder, durable
         self._temporaries: list[Path] = []
         self._staged: dict[str, Path] = {}
+        self._subfolders: list[Path] = []
         self.published: list[Path] = []
         self.replaced: list[Path] = []
 
     def stage(self, name: str, write: Write) -> Path:
         """Write a file under a temporary name.
 
-        :param name: the name that it will get
+        :param name: the name that it will get; with a slash, in a folder that is made for it
         :param write: writes the content to an open binary file
         :return: the temporary path
         :raises PublicationError: the file cannot be written
@@ -70,11 +72,15 @@ class Publication:
         :raises PublicationError: a file cannot be renamed
         """
         for name in self._staged:
-            if os.path.isdir(self._folder / name):  # noqa: PTH112 - false, not an error, for an impossible name
+            if is_folder(self._folder / name):
                 raise PublicationError(self._folder / name, "it is a folder")
+            check_subfolder(self._folder / name, self._folder)
         for name, temporary in list(self._staged.items()):
             path = self._folder / name
             try:
+                if path.parent != self._folder:
+                    self._subfolders.append(path.parent)
+                    path.parent.mkdir(exist_ok=True)
                 is_new = not path.exists()
                 temporary.replace(path)
             except OSError as error:
@@ -93,6 +99,20 @@ class Publication:
         for temporary in self._temporaries:
             with suppress(OSError):  # what cannot be deleted must not hide why it was not committed
                 temporary.unlink(missing_ok=True)
+        for subfolder in self._subfolders:
+            with suppress(OSError):  # there is something in it
+                subfolder.rmdir()
+
+
+def check_subfolder(path: Path, folder: Path) -> None:
+    """See that what is to hold a file is a folder, where there is anything: no file, and no link to elsewhere.
+
+    :param path: the file, in the folder or in one within
+    :raises PublicationError: it is none
+    """
+    within = path.parent
+    if within != folder and os.path.lexists(within) and (within.is_symlink() or not within.is_dir()):
+        raise PublicationError(path, f"{within.name} is no folder")
 
 
 def ensure_folder(folder: Path) -> None:

@@ -11,6 +11,7 @@ from sb3_clanker.policy_file.reading import read_metadata
 from sb3_clanker.policy_file.record import PolicyMetadata
 from sb3_clanker.run_folder.identity import recorded, state_of
 from sb3_clanker.run_folder.names import POLICY, REPLAY_BUFFER, TEMPORARY, ZIP, Checkpoint, FileKind
+from sb3_clanker.run_folder.publication import check_subfolder
 
 _logger = logging.getLogger("sb3_clanker")
 
@@ -60,7 +61,10 @@ def _finish(folder: Path, policy: Path, record: PolicyMetadata, staged: list[Pat
         elif recorded(kind, record):
             return
     late.append((policy, folder / checkpoint.files[POLICY]))
+    for _, target in late:
+        check_subfolder(target, folder)
     for source, target in late:
+        target.parent.mkdir(exist_ok=True)
         source.replace(target)
     _logger.warning("%s: finished the publication of %s, which had been interrupted.", folder, target.name)
 

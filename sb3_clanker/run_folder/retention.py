@@ -54,6 +54,15 @@ class WrittenCheckpoint:
     files: tuple[OwnFile, ...]
     whole: bool = True
 
+    def delete(self) -> None:
+        """Delete its files, and a folder with the last that it held."""
+        folder = min((file.path.parent for file in self.files), key=lambda parent: len(parent.parts))
+        for file in self.files:
+            file.delete()
+            if file.path.parent != folder:
+                with suppress(OSError):  # there is something else in it
+                    file.path.parent.rmdir()
+
 
 class Retention:
     """The numbered checkpoints of a training, of which the newest are kept.
@@ -91,6 +100,5 @@ def keep_newest(checkpoints: list[WrittenCheckpoint], count: int) -> list[Writte
         return checkpoints
     for checkpoint in checkpoints:
         if checkpoint.num_timesteps < whole[-count]:
-            for file in checkpoint.files:
-                file.delete()
+            checkpoint.delete()
     return [checkpoint for checkpoint in checkpoints if checkpoint.num_timesteps >= whole[-count]]

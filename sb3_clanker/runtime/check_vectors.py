@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,7 @@ from sb3_clanker.display import printable
 from sb3_clanker.errors import VectorsMismatchError
 from sb3_clanker.policy_file.vectors import TestVectors
 from sb3_clanker.runtime.policy import OnnxPolicy
+from sb3_clanker.runtime.session import Array, Runner
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,21 +32,41 @@ def check_vectors(policy: OnnxPolicy, vectors: TestVectors) -> VectorsReport:
 
     :raises VectorsMismatchError: the vectors belong to another file, or an output is wrong
     """
-    if vectors.digest != policy.metadata.digest:
-        raise VectorsMismatchError(
-            f"they were written for another file, whose digest is {printable(vectors.digest[:80])}"
-        )
+    _require_own(policy.metadata.digest, vectors)
     graph = [(spec.name, spec.dtype, _of_one(spec.shape)) for spec in policy.metadata.inputs]
     named = [(spec.name, spec.dtype, spec.shape) for spec in vectors.inputs]
     outputs = [(spec.name, _of_one(spec.shape)) for spec in policy.metadata.outputs]
     if graph != named or outputs != [(spec.name, spec.shape) for spec in vectors.outputs]:
         raise VectorsMismatchError("their inputs and outputs are not those of the file")
+    return _run(policy.run, vectors)
+
+
+def check_format(runner: Runner, digest: str, vectors: TestVectors) -> VectorsReport:
+    """Run every case through a file of a format beside ONNX.
+
+    :param runner: the file, opened
+    :param digest: that of the policy file that it belongs to, as it says itself
+    :raises VectorsMismatchError: the vectors belong to another file, or an output is wrong
+    """
+    _require_own(digest, vectors)
+    names = [spec.name for spec in vectors.outputs]
+    return _run(lambda feed: dict(zip(names, runner.run(names, feed), strict=True)), vectors)
+
+
+def _require_own(digest: str, vectors: TestVectors) -> None:
+    if vectors.digest != digest:
+        raise VectorsMismatchError(
+            f"they were written for another file, whose digest is {printable(vectors.digest[:80])}"
+        )
+
+
+def _run(run: Callable[[dict[str, Array]], Mapping[str, Array]], vectors: TestVectors) -> VectorsReport:
     largest = 0.0
     for number, case in enumerate(vectors.cases):
         feed = {spec.name: _array(case.inputs[spec.name], spec.dtype, spec.shape) for spec in vectors.inputs}
         try:
-            got = policy.run(feed)
-        except Exception as error:  # onnxruntime has no root of its own errors
+            got = run(feed)
+        except Exception as error:  # what runs a format has no root of its own errors
             raise VectorsMismatchError(f"case {number} cannot be run: {error}") from error
         for output in vectors.outputs:
             expected = np.array(case.outputs[output.name])

@@ -44,7 +44,7 @@ def trace(actor: Actor, tensors: Mapping[str, th.Tensor], opset_version: int) ->
     :raises GraphError: the policy cannot be traced
     :raises UnsupportedOpsetError: an operator does not exist in the opset; it is named
     """
-    with _one_at_a_time, _surroundings(), unchecked():
+    with tracing():
         return _clean(_trace(actor, tensors, opset_version), actor, tensors, opset_version)
 
 
@@ -90,8 +90,14 @@ def _trace(actor: Actor, tensors: Mapping[str, th.Tensor], opset_version: int) -
 
 
 @contextmanager
+def tracing() -> Iterator[None]:
+    """What tracing needs of the process, for one thread at a time; everything is put back afterwards."""
+    with _one_at_a_time, _surroundings():
+        yield
+
+
+@contextmanager
 def _surroundings() -> Iterator[None]:
-    """What tracing needs of the process; everything is put back afterwards."""
     loggers = [logging.getLogger(name) for name in _TALKATIVE]
     levels = [logger.level for logger in loggers]
     with (

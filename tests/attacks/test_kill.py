@@ -26,6 +26,7 @@ from sb3_clanker.errors import ClankerError
 from sb3_clanker.policy_file.vectors import read_vectors
 from sb3_clanker.run_folder.folder import TrainingFolder
 from sb3_clanker.run_folder.publication import Publication
+from sb3_clanker.writers.formats import FURTHER_FORMATS
 from tests.integration.trainings import (
     assert_alike,
     assert_whole,
@@ -33,6 +34,7 @@ from tests.integration.trainings import (
     processes,
     results,
     states,
+    states_of_formats,
     temporaries,
     train,
 )
@@ -62,7 +64,13 @@ def _train_until_killed(pipe: Connection, folder: Path) -> None:
     OnnxCheckpointCallback._write = telling_write  # type: ignore[method-assign, assignment]
     Publication.commit = telling_commit  # type: ignore[method-assign]
     callback = OnnxCheckpointCallback(
-        folder, eval_env=make_eval_env(), eval_freq=2, n_eval_episodes=1, save_freq=3, keep_last=4
+        folder,
+        eval_env=make_eval_env(),
+        eval_freq=2,
+        n_eval_episodes=1,
+        save_freq=3,
+        keep_last=4,
+        options=ExportOptions(formats=tuple(FURTHER_FORMATS)),
     )
     train([callback], steps=1_000_000, n_steps=8, batch_size=8, n_epochs=1)
 
@@ -140,6 +148,10 @@ def _look(folder: Path, moment: _Moment, figures: Counter[str], caplog: pytest.L
     now = assert_whole(folder)
     assert now["matched"] + len(dying) == now["policies"], f"{moment}: {caplog.text}"
     assert all(path.with_suffix(".onnx").exists() for path in folder.glob("*.zip")), moment
+    for policy in folder.glob("*.onnx"):
+        assert policy in dying or set(states_of_formats(policy).values()) == {"matched"}, moment
+    for path in folder.glob("*_torchscript"):
+        assert path.with_name(f"{path.name.removesuffix('_torchscript')}.onnx").exists(), moment
     finished = "finished the publication" in caplog.text
     assert finished == bool(torn), moment
     figures["finished by the next training"] += finished
@@ -175,11 +187,15 @@ _NAMES = [
     "best_model.zip",
     "best_model_vecnormalize.pkl",
     "best_model.vectors.json",
+    "best_model_torchscript/policy.pt",
+    "best_model_torchscript/metadata.json",
     "best_model.onnx",
     "rl_model_24_steps.zip",
     "rl_model_vecnormalize_24_steps.pkl",
     "rl_model_replay_buffer_24_steps.pkl",
     "rl_model_24_steps.vectors.json",
+    "rl_model_24_steps_torchscript/policy.pt",
+    "rl_model_24_steps_torchscript/metadata.json",
     "rl_model_24_steps.onnx",
 ]
 """What a training writes at its 24th step, in the order in which the names appear."""
@@ -196,7 +212,7 @@ def _train_sac(folder: Path, seed: int) -> OnnxCheckpointCallback:
         save_replay_buffer=True,
         save_final=False,
         overwrite=True,
-        options=ExportOptions(test_vectors=3),
+        options=ExportOptions(test_vectors=3, formats=tuple(FURTHER_FORMATS)),
     )
     model = make_model(SAC, normalize=True)
     model.set_random_seed(seed)
@@ -210,7 +226,7 @@ def _kill_itself_before(name: str, folder: Path, seed: int) -> None:
     replace = Path.replace
 
     def deadly(self: Path, target: Path) -> Path:
-        if Path(target).name == name:
+        if target == folder / name:
             os.kill(os.getpid(), signal.SIGKILL)
         return replace(self, target)
 
@@ -227,7 +243,7 @@ def earlier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-_QUICK = {0, 3, 5, 6, 7}
+_QUICK = {0, 4, 5, 7, 8, 10}
 """Which of them the default suite tries; the long tests try every one, over another training and in an empty folder."""
 
 
@@ -337,6 +353,7 @@ def _assert_complete(folder: Path, stem: str, before: dict[str, bytes]) -> None:
     policy, names = folder / f"{stem}.onnx", [name for name in _NAMES if stem[:4] == name[:4]]
     assert [name for name in names if (folder / name).read_bytes() == before.get(name)] == []
     assert set(states(policy).values()) == {"matched"}
+    assert set(states_of_formats(policy).values()) == {"matched"}
     assert_alike(policy, SAC)
     assert read_vectors(policy.with_suffix(".vectors.json")).digest == read_metadata(policy).digest
     replay_buffer = load_checkpoint(policy).model.replay_buffer  # type: ignore[attr-defined]

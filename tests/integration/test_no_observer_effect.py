@@ -19,7 +19,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from torch import nn
 
-from sb3_clanker import OnnxCheckpointCallback
+from sb3_clanker import ExportOptions, OnnxCheckpointCallback
 from tests.worlds import BOX_ACTION, BOX_OBSERVATION, make_env, make_model
 
 ALGORITHMS: list[type[BaseAlgorithm]] = [PPO, A2C, SAC, TD3, DQN, TQC, CrossQ, RecurrentPPO, MaskablePPO]
@@ -184,7 +184,8 @@ def test_nothing_of_a_training_changes_where_others_are_followed(
 ) -> None:
     evaluation = MaskableEvalCallback if algorithm is MaskablePPO else EvalCallback
     left = []
-    for ours in ([], [OnnxCheckpointCallback(on_error="raise", save_freq=25)]):
+    options = ExportOptions(formats=("torchscript",))
+    for ours in ([], [OnnxCheckpointCallback(on_error="raise", save_freq=25, options=options)]):
         folder = str(tmp_path / str(len(ours)))
         best = evaluation(
             _eval_env(algorithm), eval_freq=EVAL_FREQ, n_eval_episodes=1, best_model_save_path=folder, verbose=0

@@ -61,7 +61,7 @@ def _wrap(case: Case) -> VecEnv:
     return env
 
 
-def _make(case: Case) -> BaseAlgorithm:
+def make_case(case: Case) -> BaseAlgorithm:
     name = case.algorithm
     algorithm: type[BaseAlgorithm] = getattr(stable_baselines3, name, None) or getattr(sb3_contrib, name)
     kwargs = dict(case.kwargs)
@@ -72,7 +72,7 @@ def _make(case: Case) -> BaseAlgorithm:
     return make_model(algorithm, env=_wrap(case), policy=case.policy, **kwargs)
 
 
-def _raw(case: Case, rng: np.random.Generator, n: int | None) -> Any:
+def raw_observation(case: Case, rng: np.random.Generator, n: int | None) -> Any:
     """A raw observation as a consumer has it: what the environment gives, with its frames stacked."""
     space = OBSERVATIONS[case.observation]
     if "VecFrameStack" not in case.wrapper:
@@ -81,7 +81,7 @@ def _raw(case: Case, rng: np.random.Generator, n: int | None) -> Any:
     return np.concatenate([draw(space, rng, n) for _ in range(N_STACK)], axis=axis)
 
 
-def _normalize(case: Case, observation: Any, vec_normalize: VecNormalize | None) -> Any:
+def normalized(case: Case, observation: Any, vec_normalize: VecNormalize | None) -> Any:
     if vec_normalize is None:
         return observation
     if case.wrapper == "VecFrameStack of VecNormalize":
@@ -90,7 +90,7 @@ def _normalize(case: Case, observation: Any, vec_normalize: VecNormalize | None)
     return vec_normalize.normalize_obs(observation)
 
 
-def _contexts(model: BaseAlgorithm, rng: np.random.Generator, n: int | None) -> Iterator[dict[str, Any]]:
+def contexts(model: BaseAlgorithm, rng: np.random.Generator, n: int | None) -> Iterator[dict[str, Any]]:
     """What predict takes beside the observation."""
     policy: Any = model.policy
     if type(model).__name__ == "RecurrentPPO":
@@ -131,7 +131,7 @@ def _assert_module_is(
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_every_file_equals_its_own_zip(case: Case, tmp_path: Path) -> None:
-    model = _make(case)
+    model = make_case(case)
     before = [parameter.clone() for parameter in model.policy.parameters()]
     callback = OnnxCheckpointCallback(tmp_path, save_freq=18, save_final=False, on_error="raise")
     model.learn(60, callback=callback)
@@ -155,10 +155,10 @@ def test_every_file_equals_its_own_zip(case: Case, tmp_path: Path) -> None:
     )
     seen, at_a_bound = set(), False
     for n in (None, 1, 7, 40):
-        for context in _contexts(model, rng, n):
-            raw = _raw(case, rng, n)
+        for context in contexts(model, rng, n):
+            raw = raw_observation(case, rng, n)
             got, got_state = policy.predict(raw, **context)
-            expected, expected_state = saved.predict(_normalize(case, raw, statistics), deterministic=True, **context)
+            expected, expected_state = saved.predict(normalized(case, raw, statistics), deterministic=True, **context)
             _assert_close(got, expected, unit)
             for got_part, expected_part in zip(got_state or (), expected_state or (), strict=True):
                 _assert_close(got_part, expected_part)
@@ -166,7 +166,7 @@ def test_every_file_equals_its_own_zip(case: Case, tmp_path: Path) -> None:
                 module,
                 policy.inputs(raw, **context),
                 model,
-                _normalize(case, raw, model.get_vec_normalize_env()),
+                normalized(case, raw, model.get_vec_normalize_env()),
                 context,
             )
             if isinstance(action_space, spaces.Box):

@@ -21,8 +21,10 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 from sb3_clanker import OnnxPolicy, read_metadata
-from sb3_clanker.run_folder.identity import find_partners
-from sb3_clanker.run_folder.names import TEMPORARY
+from sb3_clanker.formats.format import open_format
+from sb3_clanker.formats.torchscript import policy_id
+from sb3_clanker.run_folder.identity import find_partners, state_of
+from sb3_clanker.run_folder.names import KINDS, TEMPORARY, Checkpoint
 from tests.worlds import BOX_ACTION, BOX_OBSERVATION, SpacesEnv, assert_same_actions, make_model, predict_raw
 
 
@@ -98,8 +100,9 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, bytes]]:
 
 
 def results(folder: Path) -> list[str]:
-    """Names of all files but the hidden ones, and those of earlier trainings."""
-    return sorted(path.name for path in folder.iterdir() if path.is_file() and not path.name.startswith(TEMPORARY))
+    """Names of all files but the hidden ones and those of earlier trainings, also in the folders of checkpoints."""
+    files = [path for path in (*folder.iterdir(), *folder.glob("*_torchscript/*")) if path.is_file()]
+    return sorted(path.relative_to(folder).as_posix() for path in files if not path.name.startswith(TEMPORARY))
 
 
 def temporaries(folder: Path) -> list[str]:
@@ -110,6 +113,12 @@ def temporaries(folder: Path) -> list[str]:
 def states(policy: Path) -> dict[str, str]:
     """Each partner of a policy file, and whether it is the one."""
     return {partner.path.name: partner.state for partner in find_partners(policy, read_metadata(policy))}
+
+
+def states_of_formats(policy: Path) -> dict[str, str]:
+    """Each file of another format beside a policy file, and whether it is the same policy."""
+    names, metadata = Checkpoint(policy.stem).files, read_metadata(policy)
+    return {names[kind]: state_of(policy.parent / names[kind], kind, metadata) for kind in KINDS if kind.format}
 
 
 def assert_alike(policy: Path, algorithm: type[BaseAlgorithm] = PPO) -> None:
@@ -150,6 +159,10 @@ def assert_whole(folder: Path, algorithm: type[BaseAlgorithm] = PPO) -> dict[str
             algorithm.load(path, device="cpu")
         elif path.suffix == ".pkl":
             pickle.loads(path.read_bytes())
+        elif path.suffix == ".pt":
+            open_format("torchscript", path.read_bytes())
+        elif path.name == "metadata.json":
+            assert policy_id(path).startswith("sha256:")
         else:
             assert path.name.endswith(".vectors.json"), f"{name} is none of our files"
     return found

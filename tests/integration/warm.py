@@ -7,7 +7,8 @@ import torch as th
 from sb3_clanker import ExportOptions
 from sb3_clanker.export.exporter import Exporter
 from sb3_clanker.sb3.normalization import Normalization
+from sb3_clanker.writers.formats import FURTHER_FORMATS
 from tests.worlds import make_model
 
 th.set_num_threads(1)
-Exporter(make_model(), Normalization(vec_normalize=None), ExportOptions()).export()
+Exporter(make_model(), Normalization(vec_normalize=None), ExportOptions(formats=tuple(FURTHER_FORMATS))).export()

@@ -31,6 +31,9 @@ def test_the_best_and_the_final_model_have_their_names() -> None:
             f"{stem}_vecnormalize.pkl",
             f"{stem}_replay_buffer.pkl",
             f"{stem}.vectors.json",
+            f"{stem}_torchscript/policy.pt",
+            f"{stem}_torchscript/metadata.json",
+            f"{stem}.safetensors",
             f"{stem}.onnx",
             f"{stem}.card.html",
         ]
@@ -54,7 +57,7 @@ def test_a_checkpoint_is_called_as_checkpoint_callback_calls_it(
     for num_timesteps, checkpoint in checkpoints.items():
         found = next(own_statistics(tmp_path / checkpoint.files[ZIP]))
         assert found == tmp_path / checkpoint.files[STATISTICS]
-        assert {numbered_timesteps(name, prefix) for name in checkpoint.files.values()} == {num_timesteps}
+        assert {numbered_timesteps(name, prefix) for name in checkpoint.entries} == {num_timesteps}
 
 
 @pytest.mark.parametrize("stem", ["model_steps", "model_12", "12_steps_model", "_steps", "model_12_steps_old"])

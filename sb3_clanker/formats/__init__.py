@@ -1,0 +1,1 @@
+"""The formats beside ONNX, as a reader finds them: what their files say of themselves, and how they run."""
