@@ -13,6 +13,7 @@ from sb3_clanker.dependencies import READING, required_for
 from sb3_clanker.errors import *
 
 with required_for("sb3_clanker", READING):
+    from sb3_clanker.card.card import policy_card as policy_card
     from sb3_clanker.comparison.policies import PolicyComparison as PolicyComparison
     from sb3_clanker.comparison.policies import compare_policies as compare_policies
     from sb3_clanker.options import ExportOptions as ExportOptions

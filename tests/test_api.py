@@ -57,8 +57,8 @@ OnnxCheckpointCallback(save_path: str | Path | None = None, *, eval_env: gym.Env
         deterministic: bool = True, render: bool = False, warn: bool = True, log_path: str | Path | None = None,
         callback_on_new_best: BaseCallback | None = None, callback_after_eval: BaseCallback | None = None, save_freq:
         int | None = None, name_prefix: str = 'rl_model', save_replay_buffer: bool = False, keep_last: int | None =
-        None, save_final: bool = True, overwrite: bool = False, on_error: Literal['warn', 'raise'] = 'warn', options:
-        OptionsSource = ExportOptions(), verbose: int = 0)
+        None, save_final: bool = True, overwrite: bool = False, card: bool = False, on_error: Literal['warn', 'raise']
+        = 'warn', options: OptionsSource = ExportOptions(), verbose: int = 0)
     .best_mean_reward
     .last_mean_reward
     .update_child_locals(self, locals_: dict[str, Any]) -> None
@@ -125,6 +125,8 @@ export_policy(model: BaseAlgorithm, path: str | Path, *, vec_normalize: Normaliz
         ObservationSource = None, options: OptionsSource = ExportOptions()) -> ExportReport
 load_checkpoint(path: str | Path, *, env: gym.Env[Any, Any] | VecEnv | None = None, algorithm: type[BaseAlgorithm] |
         None = None, **kwargs: Any) -> LoadedCheckpoint
+policy_card(path: str | Path, *, run_folder: str | Path | None = None, env: str | Playable | None = None, episodes:
+        int = 0, video: bool = False) -> str
 policy_module(model: BaseAlgorithm, *, vec_normalize: NormalizationSource = 'auto', observations: ObservationSource =
         None, options: OptionsSource = ExportOptions()) -> PolicyModule
 read_metadata(path: str | Path) -> PolicyMetadata

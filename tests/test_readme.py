@@ -185,7 +185,7 @@ def test_a_command_of_the_program_works(words: list[str]) -> None:
         arguments = [argument.replace("best_model.zip", "of_P.zip") for argument in arguments]
     if verb == "diff":
         assert main([verb, *arguments]) in (0, 1)
-    elif verb in ("export", "validate"):
+    elif verb in ("card", "export", "validate"):
         assert main([verb, *arguments]) == 0
     else:  # the program itself starts fast, without torch
         program = Path(sys.executable).with_name("sb3-clanker")

@@ -1,4 +1,4 @@
-"""The command line: ``sb3-clanker export``, ``validate``, ``inspect``, ``diff`` and ``schema``.
+"""The command line: ``sb3-clanker export``, ``validate``, ``inspect``, ``diff``, ``card`` and ``schema``.
 
 Exit codes: 0, it worked; 1, it did not, with the reason in one line on standard error; 2, wrong usage. Those of
 ``diff`` are what a shell expects: 1, the two are not the same; 2, it did not work.
@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import Any
 
 from sb3_clanker import __version__
+from sb3_clanker.cli.card import add_card
 from sb3_clanker.cli.diff import add_diff
 from sb3_clanker.cli.export import add_export
 from sb3_clanker.cli.inspect import add_inspect
@@ -23,7 +24,7 @@ from sb3_clanker.cli.text import complain, flush, open_standard_streams
 from sb3_clanker.cli.validate import add_validate
 from sb3_clanker.errors import ClankerError, PublicationError
 
-_VERBS = (add_export, add_validate, add_inspect, add_diff, add_schema)
+_VERBS = (add_export, add_validate, add_inspect, add_diff, add_card, add_schema)
 _EPILOG = "exit codes: 0 it worked, 1 it did not, or not all (the reason is one line on standard error), 2 wrong usage"
 
 

@@ -21,6 +21,8 @@ from sb3_clanker.policy_file.vectors import read_vectors
 _STEPS = re.compile(r"(?P<prefix>.+)_(?P<steps>\d+)_steps")
 _STEPS_OF_FILE = re.compile(r".+_(\d+)_steps[._].+", re.DOTALL)
 _RL_ZOO_RUN = re.compile(r"(?P<env>.+)_\d+(?:_[0-9a-f-]{36})?")
+_DIGEST_IN_CARD = re.compile(rb'<meta name="sb3-clanker-policy" content="(sha256:[0-9a-f]{64})">')
+_HEAD_OF_CARD = 1024
 TEMPORARY = ".sb3_clanker-"
 """Beginning of the names of files that are no results."""
 
@@ -88,13 +90,14 @@ TORCHSCRIPT_METADATA = FileKind(
 C_HEADER = FileKind(holds="The C header", suffix=".h", policy_digest=c.policy_digest, format="c")
 WEIGHTS = FileKind(holds="The weights", suffix=".safetensors", policy_digest=weights.policy_digest, format="weights")
 POLICY = FileKind(holds="The policy", suffix=".onnx")
+CARD = FileKind(holds="The policy card", suffix=".card.html", policy_digest=lambda path: _policy_of_card(path))
 KINDS = (
     *(ZIP, STATISTICS, REPLAY_BUFFER, VECTORS),
     *(TORCHSCRIPT, TORCHSCRIPT_METADATA, C_HEADER, WEIGHTS),
-    POLICY,
+    *(POLICY, CARD),
 )
 """Every kind, in the order in which the files of a checkpoint get their names: what training needs comes first, and
-the policy file, whose record says what belongs to it, last."""
+the policy file, whose record says what belongs to it, last. Its card is made when it is there."""
 
 
 def running_kind(name: FormatName) -> FileKind:
@@ -173,6 +176,18 @@ def other_statistics(zip_path: Path) -> Iterator[Path]:
     yield from _of_rl_zoo(zip_path)
     yield zip_path.with_name("vecnormalize.pkl")
     yield zip_path.with_name("vec_normalize.pkl")
+
+
+def _policy_of_card(path: Path) -> str:
+    """The digest of the policy file that a card was made of.
+
+    :raises ValueError: it holds none
+    """
+    with path.open("rb") as file:
+        match = _DIGEST_IN_CARD.search(file.read(_HEAD_OF_CARD))
+    if match is None:
+        raise ValueError(f"{path} is no policy card")
+    return match[1].decode()
 
 
 def _of_rl_zoo(zip_path: Path) -> Iterator[Path]:

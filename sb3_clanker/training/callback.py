@@ -11,6 +11,7 @@ import gymnasium as gym
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_clanker.card.training import Cards
 from sb3_clanker.export.exporter import Exporter
 from sb3_clanker.export.publish import ExportReport
 from sb3_clanker.options import ExportOptions, OptionsSource, as_options
@@ -91,6 +92,7 @@ class OnnxCheckpointCallback(BaseCallback):
         keeps all. The best, the final, what is followed, and what is not proven to be ours are never deleted
     :param save_final: whether to write ``final_model`` at the end of training
     :param overwrite: whether files of an earlier training are overwritten, rather than moved out of the way
+    :param card: whether the best and the final get a policy card, after their files; one that fails is only logged
     :param on_error: what a failed export does after the first step: ``"warn"`` logs and counts it, and training goes
         on; ``"raise"`` raises
     :param options: options of every export; also as a mapping, as a YAML file gives it
@@ -125,6 +127,7 @@ class OnnxCheckpointCallback(BaseCallback):
         keep_last: int | None = None,
         save_final: bool = True,
         overwrite: bool = False,
+        card: bool = False,
         on_error: Literal["warn", "raise"] = "warn",
         options: OptionsSource = ExportOptions(),
         verbose: int = 0,
@@ -159,6 +162,7 @@ class OnnxCheckpointCallback(BaseCallback):
         self._event: BaseCallback | None = None
         self._is_on_new_best = False
         self._retention = Retention(keep_last, [], overwrite=overwrite)
+        self._cards = Cards(wanted=card)
         self._training: Training | None = None
         self._is_finished = False
         self._run = "", ""
@@ -245,6 +249,7 @@ class OnnxCheckpointCallback(BaseCallback):
             self._judge = self.evaluation
             settings.require_alike(self.training_env, self.evaluation.eval_env)
             prepare(self.evaluation, self, log, raises=self.on_error == "raise")
+        self._cards.begin(log and log.parent)
         training.at_start(lambda: self._look_back(training, log))
         training.at_start(lambda: training.at_interruption(self._write_final) if self._has_final else None)
 
@@ -346,6 +351,7 @@ class OnnxCheckpointCallback(BaseCallback):
 
     def _leave(self) -> None:
         """The training is over, whoever else is a callback of it: sum up."""
+        self._cards.write()
         self._training, self._places, self._followed = None, {}, ()
         n_reports, n_failures = self._counted
         sum_up(self.reports[n_reports:], self.failures[n_failures:], verbose=self.verbose)
@@ -389,5 +395,6 @@ class OnnxCheckpointCallback(BaseCallback):
         evaluation = self._last.known(judge, self.model.num_timesteps)
         ranges = self._seen.record() if self._seen else None
         self.reports.append(self._writer.write(folder, checkpoint, evaluation, self._retention, there, ranges))
+        self._cards.add(self.reports[-1].path)
         if self.verbose >= 1:
             say_written(self.reports[-1])

@@ -152,7 +152,7 @@ def test_the_command_line_reads_and_checks(robot: Path, folder: Path) -> None:
     assert "is undamaged" in checked
     assert "it agrees with 4 test vectors" in checked
     assert "none of 1,000 differ" in _done(program, "diff", policy, policy)
-    for verb in ("export", "validate", "inspect", "diff", "schema"):
+    for verb in ("export", "validate", "inspect", "diff", "card", "schema"):
         assert "usage" in _done(program, verb, "--help")
 
 
@@ -179,6 +179,7 @@ def test_a_reader_of_the_help_may_want_no_more(robot: Path) -> None:
         ("sb3_clanker.load_checkpoint('policy.zip')", "load_checkpoint", "sb3-clanker"),
         ("sb3_clanker.OnnxCheckpointCallback('runs')", "OnnxCheckpointCallback", "sb3-clanker"),
         ("sb3_clanker.compare_policies(*2 * sys.argv[1:], n_episodes=1, env='A-v0')", "Playing a policy", "gymnasium"),
+        ("sb3_clanker.policy_card(sys.argv[1])", "A policy card", "jinja2"),
         ("sb3_clanker.OnnxPolicy(sys.argv[1]).observation_space", "A space of gymnasium", "gymnasium"),
         ("sb3_clanker.OnnxPolicy(sys.argv[1]).action_space", "A space of gymnasium", "gymnasium"),
         ("sb3_clanker.read_metadata(sys.argv[1]).action_space.to_gymnasium()", "A space of gymnasium", "gymnasium"),
@@ -205,6 +206,17 @@ def test_a_verb_that_needs_more_says_so_in_one_line(
     assert done.stderr.startswith(f"sb3-clanker: sb3-clanker {verb} needs the package ")
     assert done.stderr.endswith(", which is not installed. Install it: pip install sb3-clanker\n")
     assert sorted(path.name for path in folder.iterdir()) == before
+
+
+def test_with_jinja2_it_makes_a_policy_card(robot: Path, folder: Path, tmp_path: Path) -> None:
+    for package in ("jinja2", "markupsafe"):
+        (tmp_path / package).symlink_to(Path(sysconfig.get_path("purelib")) / package)
+    code = (
+        "import sys; sys.path.append(sys.argv[1]); from sb3_clanker.cli.main import main; sys.exit(main(sys.argv[2:]))"
+    )
+    done = _python(robot, "-c", code, tmp_path, "card", folder / "policy.onnx", "--out", tmp_path / "card.html")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "card.html").read_text(encoding="utf-8").endswith("</html>")
 
 
 @pytest.mark.parametrize("name", ["numpy", "msgspec"])

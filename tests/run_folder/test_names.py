@@ -36,6 +36,7 @@ def test_the_best_and_the_final_model_have_their_names() -> None:
             f"{stem}.h",
             f"{stem}.safetensors",
             f"{stem}.onnx",
+            f"{stem}.card.html",
         ]
 
 
