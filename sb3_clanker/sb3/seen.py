@@ -34,7 +34,7 @@ class SeenObservations:
     def __init__(self, model: BaseAlgorithm, before: ObservationRanges | None = None) -> None:
         space = describe_space(model.policy.observation_space, "observation")
         self._model, self._newest, self._problem = model, None, ""
-        self._started, self._looked = model.num_timesteps, -1
+        self._looked, self._is_told_nothing = -1, False
         self._shapes = {key: leaf.shape for key, leaf in vectors(space).items()}
         self._ranges = Ranges(space)
         self._vec_normalize: Any = None
@@ -56,11 +56,11 @@ class SeenObservations:
         self._vec_normalize = vec_normalize if vec_normalize is not None and vec_normalize.norm_obs else None
         after = {key: stack for key, stack in normalization.stacks.items() if stack.after_normalization}
         self._stacks = after if self._vec_normalize is not None else {}
-        self._started = self._model.num_timesteps
         latest = getattr(self._model, "_last_obs", None)
         if latest is not None and latest is not self._newest and self._shapes and not self._problem:
             try:
-                self._first = {key: np.array(rows) for key, rows in self._raw(latest, None).items()}
+                raw = self._raw(latest, None)
+                self._first = {key: np.array(raw[key]) for key in self._shapes}
             except Exception as error:  # of an environment or an algorithm of the user's, which trains all the same
                 self._give_up(f"{type(error).__name__}: {error}")
 
@@ -70,7 +70,10 @@ class SeenObservations:
         :param told: the ``locals`` of the callback that ``learn`` was given
         """
         newest, now = told.get("new_obs"), self._model.num_timesteps
-        if newest is None or now == self._looked or self._problem:
+        if newest is None:
+            self._is_told_nothing = True
+            return
+        if now == self._looked or self._problem:
             return
         try:
             rows = self._raw(newest, told.get("dones"))
@@ -84,7 +87,7 @@ class SeenObservations:
 
     def record(self) -> ObservationRanges | None:
         """The ranges as they are now, None where nothing was seen, or not all."""
-        if self._newest is None and self._shapes and self._model.num_timesteps > self._started:
+        if self._is_told_nothing and self._newest is None and self._shapes:
             self._give_up(f"{type(self._model).__name__} tells callbacks of no new observation")
         return None if self._problem else self._ranges.record()
 
