@@ -36,10 +36,15 @@ class Ranges:
         ends = np.cumsum([0, *(leaf.n_elements for leaf in leaves.values())]).tolist()
         self.keys, width = tuple(leaves), ends[-1]
         self._columns = dict(zip(leaves, map(slice, ends, ends[1:]), strict=False))
+        capacity = max(_BUFFERED_ELEMENTS // max(width, 1), _FEWEST_BUFFERED)
         self._count = self._n_buffered = 0
         self._minimum, self._maximum = np.full(width, np.inf), np.full(width, -np.inf)
         self._mean, self._squares = np.zeros(width), np.zeros(width)
-        self._buffer = np.empty((max(_BUFFERED_ELEMENTS // max(width, 1), _FEWEST_BUFFERED), width), order="F")
+        self._buffer = np.empty((capacity, width))
+        views = [self._buffer[:, column] for column in self._columns.values()]
+        self._views = [
+            (key, view.reshape(capacity, *leaf.shape)) for (key, leaf), view in zip(leaves.items(), views, strict=True)
+        ]
         self._sample = np.empty((width, min(_SAMPLED_ELEMENTS // max(width, 1), _N_SAMPLED)))
         self._generator = np.random.default_rng(_SEED)
 
@@ -85,9 +90,10 @@ class Ranges:
             for first in range(0, n, len(self._buffer)):
                 self.add({key: observations[key][first : first + len(self._buffer)] for key in self.keys})
             return
-        for key, column in self._columns.items():
-            self._buffer[start : start + n, column] = observations[key].reshape(n, column.stop - column.start)
-        self._n_buffered = start + n
+        stop = start + n
+        for key, view in self._views:
+            view[start:stop] = observations[key]
+        self._n_buffered = stop
 
     def record(self) -> ObservationRanges | None:
         """The figures as they are now, None where nothing was seen."""
@@ -113,7 +119,7 @@ class Ranges:
 
     def _fold(self) -> None:
         """Fold the buffer into the figures; mean and squares of deviations as Chan, Golub and LeVeque combine them."""
-        rows, self._n_buffered = self._buffer[: self._n_buffered], 0
+        rows, self._n_buffered = np.asfortranarray(self._buffer[: self._n_buffered]), 0
         if not np.abs(rows).max(initial=0.0) <= _LARGEST:
             rows = rows[(np.abs(rows) <= _LARGEST).all(axis=1)]
         if not (n := len(rows)):

@@ -107,6 +107,8 @@ def make_context_encoder(
 
     def add_state(feed: dict[str, Array], state: State | None, episode_start: Array | None, _: Array | None) -> None:
         n, (n_layers, width) = len(feed[observation]), shapes["hidden_state"][::2]
+        if n == 0:  # onnxruntime ends the process, and Stable-Baselines3 raises too
+            raise ObservationError("A recurrent policy needs at least one observation, got a batch of none.")
         expected = (int(n_layers), n, int(width))
         if state is None:
             feed["h_in"] = feed["c_in"] = np.zeros(expected, np.float32)

@@ -15,7 +15,7 @@ from sb3_clanker.display import printable
 from sb3_clanker.errors import OptionError
 from sb3_clanker.policy_file.record import PolicyMetadata
 from sb3_clanker.policy_file.spaces import vectors
-from sb3_clanker.policy_file.tensors import OUTSIDE
+from sb3_clanker.policy_file.tensors import OUTSIDE, TensorSpec
 
 OnOutside = Literal["warn", "ignore"]
 
@@ -58,11 +58,10 @@ class OutsideLog:
 
     def __init__(self, metadata: PolicyMetadata, clock: Callable[[], float] = time.monotonic) -> None:
         leaves, ranges = vectors(metadata.observation_space), metadata.observation_ranges
-        observed = [spec for spec in metadata.inputs if spec.role == "observation" and spec.key in leaves]
-        self._inputs = [spec.name for spec in observed]
+        self._inputs = [spec for spec in metadata.inputs if spec.role == "observation" and spec.key in leaves]
         by_key = {} if ranges is None else {seen.key: seen for seen in ranges.ranges}
         self._seen: list[str] = []
-        for spec in observed:
+        for spec in self._inputs:
             seen = by_key.get(spec.key)
             self._seen += (
                 ["nothing"] * leaves[spec.key].n_elements
@@ -93,7 +92,7 @@ class OutsideLog:
             self._next[due], self._counts[due] = now + PAUSE, 0
         if not due.size:
             return
-        values = np.concatenate([inputs[name].reshape(len(outside), -1) for name in self._inputs], axis=1)
+        values = np.concatenate([_rows(inputs[spec.name], spec) for spec in self._inputs], axis=1)
         lines = [
             f"{self._names[each]} is {values[outside[:, each].argmax(), each]:g}, and training saw {self._seen[each]}"
             + (f" (in {count:,} observations{' since the last warning' if before else ''})" if count > 1 else "")
@@ -101,3 +100,10 @@ class OutsideLog:
         ]
         more = f"; and {due.size - _MOST} more components" if due.size > _MOST else ""
         _logger.warning("The observation is outside of what training saw: %s%s", "; ".join(lines), more)
+
+
+def _rows(array: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
+    """An input with its components in a row, in the order of the space, as ``outside`` has them."""
+    if spec.layout == "channels_last":
+        array = np.moveaxis(array, -1, 1)
+    return array.reshape(len(array), -1)

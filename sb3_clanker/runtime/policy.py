@@ -153,7 +153,8 @@ class OnnxPolicy(Shown):
             allows everything
         :return: the action, ``metadata.predict_dtype`` of shape ``action_space.shape`` or ``(n, *action_space.shape)``,
             and the state for the next call
-        :raises ObservationError: wrong shape, type or key, of the observation or of what goes with it
+        :raises ObservationError: wrong shape, type or key, of the observation or of what goes with it; or a recurrent
+            policy got a batch of none
         :raises StochasticActionError: ``deterministic`` is false, and the file cannot sample
         :raises InferenceError: the graph failed, which one of this package does not
         """

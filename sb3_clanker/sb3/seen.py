@@ -15,6 +15,7 @@ from sb3_clanker.policy_file.record import ObservationRanges
 from sb3_clanker.policy_file.spaces import describe_space, vectors
 from sb3_clanker.sb3.normalization import Normalization
 from sb3_clanker.sb3.statistics import collect_statistics
+from sb3_clanker.sb3.wrappers import FrameStack
 
 _logger = logging.getLogger("sb3_clanker")
 
@@ -27,21 +28,17 @@ class SeenObservations:
     again; what VecFrameStack pads them with is the raw value that normalization makes zero of.
 
     :param model: the algorithm
-    :param normalization: of its environment
     :param before: what was seen before, where the training goes on with another one
     """
 
-    def __init__(
-        self, model: BaseAlgorithm, normalization: Normalization, before: ObservationRanges | None = None
-    ) -> None:
+    def __init__(self, model: BaseAlgorithm, before: ObservationRanges | None = None) -> None:
         space = describe_space(model.policy.observation_space, "observation")
         self._model, self._newest, self._problem = model, None, ""
+        self._looked, self._is_told_nothing = -1, False
         self._shapes = {key: leaf.shape for key, leaf in vectors(space).items()}
         self._ranges = Ranges(space)
-        vec_normalize = normalization.vec_normalize
-        self._vec_normalize: Any = vec_normalize if vec_normalize is not None and vec_normalize.norm_obs else None
-        after = {key: stack for key, stack in normalization.stacks.items() if stack.after_normalization}
-        self._stacks = after if self._vec_normalize is not None else {}
+        self._vec_normalize: Any = None
+        self._stacks: Mapping[str | None, FrameStack] = {}
         self._frames: dict[Any, NDArray[np.float64]] = {}
         self._first: dict[Any, NDArray[Any]] | None = None
         if before is not None:
@@ -50,12 +47,20 @@ class SeenObservations:
             except ValueError as error:
                 _logger.warning("Observation ranges begin anew, as those of before are none of this policy: %s.", error)
 
-    def start(self) -> None:
-        """Look at the first observation, before the first step of a ``learn()``."""
+    def start(self, normalization: Normalization) -> None:
+        """Look at the first observation, before the first step of a ``learn()``.
+
+        :param normalization: of the environment, which may be another than that of the ``learn()`` before
+        """
+        vec_normalize = normalization.vec_normalize
+        self._vec_normalize = vec_normalize if vec_normalize is not None and vec_normalize.norm_obs else None
+        after = {key: stack for key, stack in normalization.stacks.items() if stack.after_normalization}
+        self._stacks = after if self._vec_normalize is not None else {}
         latest = getattr(self._model, "_last_obs", None)
         if latest is not None and latest is not self._newest and self._shapes and not self._problem:
             try:
-                self._first = self._raw(latest, None)
+                raw = self._raw(latest, None)
+                self._first = {key: np.array(raw[key]) for key in self._shapes}
             except Exception as error:  # of an environment or an algorithm of the user's, which trains all the same
                 self._give_up(f"{type(error).__name__}: {error}")
 
@@ -64,7 +69,11 @@ class SeenObservations:
 
         :param told: the ``locals`` of the callback that ``learn`` was given
         """
-        if (newest := told.get("new_obs")) is self._newest or self._problem:
+        newest, now = told.get("new_obs"), self._model.num_timesteps
+        if newest is None:
+            self._is_told_nothing = True
+            return
+        if now == self._looked or self._problem:
             return
         try:
             rows = self._raw(newest, told.get("dones"))
@@ -72,13 +81,13 @@ class SeenObservations:
                 self._ranges.add(self._first)
                 self._first = None
             self._ranges.add(rows)
-            self._newest = newest
+            self._newest, self._looked = newest, now
         except Exception as error:  # as above
             self._give_up(f"{type(error).__name__}: {error}")
 
     def record(self) -> ObservationRanges | None:
         """The ranges as they are now, None where nothing was seen, or not all."""
-        if self._newest is None and self._shapes and self._model.num_timesteps > 0:
+        if self._is_told_nothing and self._newest is None and self._shapes:
             self._give_up(f"{type(self._model).__name__} tells callbacks of no new observation")
         return None if self._problem else self._ranges.record()
 

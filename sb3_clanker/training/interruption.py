@@ -28,6 +28,7 @@ from torch import nn
 
 from sb3_clanker.export.exporter import Exporter
 from sb3_clanker.export.publish import publish
+from sb3_clanker.sb3.seen import SeenObservations
 
 _logger = logging.getLogger("sb3_clanker")
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -40,6 +41,7 @@ _DEFAULTS: Final[dict[signal.Signals, Any]] = {
 
 _OTHERS: tuple[Any, ...] = (
     *(RunningMeanStd.update_from_moments, polyak_update, nn.Module.load_state_dict),  # would be saved half new
+    SeenObservations.look,  # its ranges too
     *(Exporter.export, publish, Logger.dump, logging.Handler.handle),  # may hold a lock that we need
 )
 _indivisible: set[CodeType] = {function.__code__ for function in _OTHERS}

@@ -79,7 +79,6 @@ def watch(model: BaseAlgorithm, places: Iterable[Place], seen: SeenObservations 
     :param seen: those of the ``learn()`` before, where it goes on with that
     """
     if seen is None:
-        before = ranges_before(places, model.num_timesteps)
-        seen = SeenObservations(model, resolve_normalization(model, "auto"), before)
-    seen.start()
+        seen = SeenObservations(model, ranges_before(places, model.num_timesteps))
+    seen.start(resolve_normalization(model, "auto"))
     return seen

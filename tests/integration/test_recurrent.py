@@ -264,6 +264,17 @@ def test_a_state_of_another_shape_is_refused(box: World, hidden: tuple[int, ...]
     _refused(box, message, state=(np.zeros(hidden), np.zeros(cell)))
 
 
+def test_a_batch_of_none_is_refused(box: World) -> None:
+    """There onnxruntime would end the process."""
+    none = np.zeros((0, 3), np.float32)
+    with pytest.raises(ValueError, match="need at least one array"):
+        box.model.predict(none)
+    message = "A recurrent policy needs at least one observation, got a batch of none."
+    for ask in (box.policy.predict, box.policy.outputs, box.policy.inputs):
+        with pytest.raises(ObservationError, match=message):
+            ask(none)
+
+
 @pytest.mark.parametrize("n_arrays", [0, 1, 3])
 def test_a_state_of_another_number_of_arrays_is_refused(box: World, n_arrays: int) -> None:
     state = (np.zeros((1, 2, WIDTH), np.float32),) * n_arrays

@@ -12,6 +12,7 @@ import pytest
 from gymnasium import spaces
 from msgspec.structs import replace
 from sb3_contrib import RecurrentPPO
+from stable_baselines3 import PPO
 
 from sb3_clanker import ClankerError, ExportOptions, OnnxPolicy, export_policy
 from sb3_clanker.errors import InferenceError, OptionError
@@ -72,6 +73,19 @@ def test_says_which_component_is_outside_and_of_what(path: Path, said: list[str]
     assert said == [
         f"{BEGINNING}shoulder is 57.3, and training saw 0 to 1; speed[0] is nan, and training saw 2 to 2",
     ]
+
+
+def test_says_the_value_of_the_very_component_where_channels_come_last(tmp_path: Path, said: list[str]) -> None:
+    model = make_model(PPO, spaces.Box(0.0, 1.0, (2, 3, 4), np.float32))
+    observations = np.random.default_rng(0).random((50, 2, 3, 4), np.float32)
+    options = ExportOptions(channels_last=True, further_outputs=("outside",))
+    report = export_policy(model, tmp_path / "policy.onnx", observations=observations, options=options)
+    assert report.metadata.inputs[0].layout == "channels_last"
+    faulty = observations[0].copy()
+    faulty[1, 2, 0] = 77.0
+    OnnxPolicy(report.path, on_outside="warn").predict(faulty)
+    low, high = observations[:, 1, 2, 0].min(), observations[:, 1, 2, 0].max()
+    assert said == [f"{BEGINNING}obs[1,2,0] is 77, and training saw {low:g} to {high:g}"]
 
 
 def test_names_a_component_again_after_a_while_and_counts_meanwhile(path: Path, said: list[str]) -> None:

@@ -26,6 +26,7 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 from sb3_clanker import OnnxCheckpointCallback, export_policy
+from sb3_clanker.observations.ranges import Ranges
 from sb3_clanker.run_folder.publication import Publication
 from sb3_clanker.training.interruption import signals
 from sb3_clanker.writers import trace as tracing
@@ -307,6 +308,26 @@ def test_a_target_network_is_never_saved_half_new(waits: bool, tmp_path: Path, m
     saved: Any = _saved(tmp_path, DQN).policy
     alike = [th.equal(one, other) for one, other in zip(saved.q_net.parameters(), saved.q_net_target.parameters())]  # noqa: B905
     assert all(alike) == waits
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("waits", [True, False])
+def test_ranges_are_never_saved_half_new(waits: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When a sample is drawn, its rows are counted, and in the buffer no more."""
+    draw, record, records = Ranges._draw, Ranges.record, list[Any]()
+
+    def signalled(self: Ranges, *rows: Any) -> None:
+        monkeypatch.setattr(Ranges, "_draw", draw)
+        INTERRUPT()
+        draw(self, *rows)
+
+    monkeypatch.setattr(Ranges, "_draw", signalled)
+    monkeypatch.setattr(Ranges, "record", lambda self: records.append(record(self)))
+    monkeypatch.setattr("sb3_clanker.observations.ranges._BUFFERED_ELEMENTS", 0)  # of 64 rows, the fewest
+    if not waits:
+        monkeypatch.setattr("sb3_clanker.training.interruption._indivisible", set())
+    _learn(make_model(), OnnxCheckpointCallback(tmp_path), 96)
+    assert [each.n_observations for each in records] == [65 if waits else 64]
 
 
 def test_a_second_signal_ends_at_once_what_is_half_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
