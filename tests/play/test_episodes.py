@@ -187,6 +187,18 @@ def test_actions_and_pictures_are_kept_on_demand(stacked: tuple[BaseAlgorithm, P
     assert [frame.shape for frame in shrunk.frames] == [(4, 12, 3)] * 5
 
 
+@pytest.mark.parametrize("limit", [7, -1])
+def test_an_episode_is_as_long_as_in_training(limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = iter(step % 40 == 39 for step in range(10_000))
+    monkeypatch.setattr(Ball, "step", lambda self, _: (self.observe(), 1.0, next(ended), False, {}))
+    model = make_model(PPO, env=_vectorized(BALL, max_episode_steps=limit))
+    policy = _exported(model, tmp_path)
+    assert policy.metadata.environment_spec is not None
+    assert policy.metadata.environment_spec.kwargs["max_episode_steps"] == limit
+    assert play_episodes(policy, None, [0]).lengths.tolist() == [7 if limit > 0 else 40]
+    assert play_episodes(policy, gym.make(BALL), [0]).lengths.tolist() == [LIMIT]
+
+
 @pytest.mark.parametrize("fails", [lambda self: 1 / 0, lambda self: None], ids=["error", "none"])
 def test_one_that_cannot_draw_is_played_without_pictures(
     fails: Callable[[Ball], Any],
