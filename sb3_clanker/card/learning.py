@@ -99,11 +99,14 @@ def _is_in(evaluation: EvaluationRecord | None, timesteps: NDArray[np.float64], 
 def of_records(records: list[PolicyMetadata]) -> Evaluations | None:
     """The evaluations that policy files say themselves, None where they say none."""
     found: dict[int, tuple[float, float, int | None]] = {}
+    source = "the records of the policy files"
     for record in records:
         evaluation = record.training.evaluation
         if evaluation is not None and evaluation.mean_reward is not None:
             numbers = evaluation.mean_reward, evaluation.std_reward or 0.0
             mean, deviation = (min(max(value, -_LARGEST), _LARGEST) for value in numbers)
+            if evaluation.source == "rollout":
+                source = "the records of the policy files: of episodes of the training itself"
             found[_bounded(evaluation.num_timesteps)] = mean, deviation, evaluation.n_episodes
     if not found:
         return None
@@ -114,7 +117,7 @@ def of_records(records: list[PolicyMetadata]) -> Evaluations | None:
         means=np.array([found[step][0] for step in steps]),
         deviations=np.array([found[step][1] for step in steps]),
         n_episodes=episodes.pop() if len(episodes) == 1 else None,
-        source="the records of the policy files",
+        source=source,
     )
 
 

@@ -72,9 +72,11 @@ def open_environment(metadata: PolicyMetadata, env: str | Playable | None, *, re
         raise OptionError("env", env, "the id of an environment, a gymnasium.Env, or None")
     spec = specification(metadata, env)
     _check_vectorized(metadata, spec.id)
+    kwargs: dict[str, Any] = dict(spec.kwargs)
     try:
-        kwargs = {"render_mode": "rgb_array"} if renders and _draws(spec.id) else {}
-        made = gym.make(spec.id, **spec.kwargs, **kwargs)
+        if renders and _draws(spec.id):
+            kwargs["render_mode"] = "rgb_array"
+        made = gym.make(spec.id, **kwargs)
     except Exception as error:  # it is the environment's own code
         raise UnfitEnvironmentError(
             short(spec),
@@ -128,7 +130,7 @@ def _draws(env_id: str) -> bool:
     """Whether an environment says that it gives pictures; others may not even take a ``render_mode``."""
     from gymnasium.envs.registration import load_env_creator, spec
 
-    entry_point = spec(env_id).entry_point
+    entry_point: Any = spec(env_id).entry_point
     creator = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
     if (metadata := getattr(creator, "metadata", None)) is None:  # a function makes it
         return "render_mode" in inspect.signature(creator).parameters

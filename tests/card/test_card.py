@@ -207,6 +207,8 @@ def test_without_a_log_it_is_that_of_the_records(tmp_path: Path) -> None:
     assert "2 evaluations, from 5 at 1 k to 20 at 2 k timesteps" in "".join(_labels(policy_card(path)))
     assert "the records of the policy files" in section(parse(policy_card(path)), "learning")
     (tmp_path / "rl_model_1000_steps.onnx").unlink()
+    rewrite(path, training=_evaluated(900, 3.0, source="rollout"))
+    assert "policy files: of episodes of the training itself." in section(parse(policy_card(path)), "learning")
     rewrite(path, training=TrainingRecord(num_timesteps=3))
     assert "Neither a log of evaluations lies beside it" in section(parse(policy_card(path)), "learning")
 
