@@ -5,6 +5,7 @@ What cannot be made as it was in training is refused by its name. gymnasium is i
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections import Counter
 from collections.abc import Iterator
@@ -130,7 +131,10 @@ def _draws(env_id: str) -> bool:
     """Whether an environment says that it gives pictures; others may not even take a ``render_mode``."""
     from gymnasium.envs.registration import load_env_creator, spec
 
-    entry_point: Any = spec(env_id).entry_point
+    module, _, name = env_id.rpartition(":")
+    if module:  # the caller's word; a record that says so has been refused
+        importlib.import_module(module)
+    entry_point: Any = spec(name).entry_point
     creator = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
     if (metadata := getattr(creator, "metadata", None)) is None:  # a function makes it
         return "render_mode" in inspect.signature(creator).parameters

@@ -160,7 +160,9 @@ def test_an_id_with_the_arguments_of_the_record_or_plain(tmp_path: Path) -> None
     model = CASES["arguments"]()
     policy = _exported(model, tmp_path)
     for env_id in (BALL, f"tests.play.games:{BALL}"):
-        _assert_equal(play_episodes(policy, env_id, SEEDS), model)
+        episodes = play_episodes(policy, env_id, SEEDS, n_frames=1)
+        _assert_equal(episodes, model)
+        assert len(episodes.frames) == 1
     policy.metadata = replace(policy.metadata, environment_spec=None)
     plain = make_model(PPO, env=_vectorized(BALL))
     plain.policy.load_state_dict(model.policy.state_dict())
