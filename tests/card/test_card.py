@@ -210,7 +210,7 @@ def test_without_a_log_it_is_that_of_the_records(tmp_path: Path) -> None:
     rewrite(path, training=_evaluated(900, 3.0, source="rollout"))
     assert "policy files: of episodes of the training itself." in section(parse(policy_card(path)), "learning")
     rewrite(path, training=TrainingRecord(num_timesteps=3))
-    assert "Neither a log of evaluations lies beside it" in section(parse(policy_card(path)), "learning")
+    assert "Neither a log of its evaluations lies beside it" in section(parse(policy_card(path)), "learning")
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_without_a_log_it_is_that_of_the_records(tmp_path: Path) -> None:
 def test_a_log_that_is_none_is_left_out(arrays: dict[str, Any], tmp_path: Path) -> None:
     _log(tmp_path, **arrays)
     path = rewrite(tmp_path / "p.onnx", training=TrainingRecord(num_timesteps=3))
-    assert "Neither a log of evaluations" in policy_card(path)
+    assert "Neither a log of its evaluations" in policy_card(path)
 
 
 def test_the_log_of_another_training_is_left_out(tmp_path: Path) -> None:
