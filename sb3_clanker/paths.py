@@ -21,6 +21,11 @@ def is_folder(path: Path) -> bool:
     return os.path.isdir(path)  # noqa: PTH112
 
 
+def is_device(path: Path) -> bool:
+    """Whether there is something that is no file and no folder, such as a pipe or ``/dev/null``; as above."""
+    return os.path.exists(path) and not is_file(path) and not is_folder(path)  # noqa: PTH110
+
+
 def local_path(path: object, option: str = "path") -> Path:
     """A path as the caller gave it, refused before anything is made that is called like a URL.
 

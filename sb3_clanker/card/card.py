@@ -94,12 +94,13 @@ def _render(
 
 
 def _play(file: PolicyFile, env: str | Playable | None, episodes: int, *, video: bool) -> Played:
-    from sb3_clanker.card.replay import Played, make_replay, n_frames
+    from sb3_clanker.card.replay import Played, make_replay, n_frames, shrink
     from sb3_clanker.play.episodes import play_episodes
     from sb3_clanker.runtime.policy import OnnxPolicy
 
     policy = OnnxPolicy.from_file(file)
-    done = play_episodes(policy, env, range(episodes), n_kept=_N_ACTIONS, n_frames=n_frames(video=video))
+    n_pictures = n_frames(video=video)
+    done = play_episodes(policy, env, range(episodes), n_kept=_N_ACTIONS, n_frames=n_pictures, shrink=shrink)
     caption = f"The first episode that was played for this card (seed 0, return {number(float(done.returns[0]))})"
     return Played(
         returns=done.returns,

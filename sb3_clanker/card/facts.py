@@ -64,10 +64,12 @@ def mean_and_spread(evaluation: EvaluationRecord) -> str:
 def returns(metadata: PolicyMetadata) -> str | None:
     """How good it was, by its record, in a sentence without its end."""
     evaluation, steps = metadata.training.evaluation, metadata.training.num_timesteps
-    if evaluation is None or evaluation.mean_reward is None:
+    if evaluation is None:
         return None
+    if evaluation.mean_reward is None:
+        return "What it earned when it was evaluated was no finite number"
     over = "" if evaluation.n_episodes is None else f" over {count(evaluation.n_episodes, 'episode')}"
-    acted = {True: " with deterministic actions", False: " with random actions", None: ""}[evaluation.deterministic]
+    acted = {True: " with deterministic actions", False: " with sampled actions", None: ""}[evaluation.deterministic]
     earned = f"{mean_and_spread(evaluation)}{over}{acted}"
     if evaluation.source == "rollout":
         return f"In the training itself it earned {earned}"
@@ -183,7 +185,7 @@ def limits(metadata: PolicyMetadata, components: list[Component], *, was_played:
     if evaluation is None and not was_played:
         yield "Nobody evaluated it: this file says nothing of how good it is."
     elif evaluation is not None and evaluation.source == "rollout":
-        yield "Its return is that of the training itself, in which it acted at random and learned meanwhile."
+        yield "Its return is that of the training itself, in which it explored, and learned meanwhile."
     elif evaluation is not None and evaluation.num_timesteps != metadata.training.num_timesteps:
         yield "Its last evaluation was of an earlier policy of the training."
     if metadata.normalization.status == "unknown":
@@ -201,7 +203,8 @@ def limits(metadata: PolicyMetadata, components: list[Component], *, was_played:
         yield "It carries no proof that it does what the policy did."
     elif check.n_seen == 0:
         yield "Its proof saw no observation of the training, drawn ones alone."
-    yield "Inputs are float32 (images bytes): what needs more digits is lost before the policy sees it."
+    if any(spec.role == "observation" and spec.layout is None for spec in metadata.inputs):
+        yield "The numbers of an observation go in as float32: what needs more digits is lost before it sees them."
     if metadata.recurrent:
         yield "It remembers: whoever loses its state has another policy until an episode begins anew."
     if any(spec.role == "action_masks" for spec in metadata.inputs):
@@ -211,5 +214,5 @@ def limits(metadata: PolicyMetadata, components: list[Component], *, was_played:
     if metadata.control_period is None:
         yield "Nobody noted how often a second it acted in training. At another rate it is another policy."
     if metadata.sampling is None:
-        yield "It acts deterministically alone."
+        yield "It acts deterministically: the file does not say what it would draw an action from."
     yield "Its digest shows damage. It is no signature: anybody can compute one."

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sb3_clanker.errors import ClankerError
 from sb3_clanker.paths import is_file
 from sb3_clanker.policy_file.reading import read_metadata
-from sb3_clanker.policy_file.record import PolicyMetadata
+from sb3_clanker.policy_file.record import EvaluationRecord, PolicyMetadata
 from sb3_clanker.run_folder.names import BEST, FINAL, POLICY
 
 LOG = "evaluations.npz"
@@ -56,8 +56,11 @@ class Mark:
     is_this: bool = False
 
 
-def read_log(folder: Path) -> Evaluations | None:
-    """The log of evaluations in a folder, None where there is none that can be read. Nothing in it is run."""
+def read_log(folder: Path, metadata: PolicyMetadata) -> Evaluations | None:
+    """The log of evaluations in a folder, None where there is none that can be read. Nothing in it is run.
+
+    A folder may hold that of another training: one without the evaluation that a record speaks of is not its log.
+    """
     path = folder / LOG
     if not is_file(path):
         return None
@@ -73,7 +76,7 @@ def read_log(folder: Path) -> Evaluations | None:
     are_numbers = (np.abs(results) <= _LARGEST).all(axis=1) & (results.shape[1] > 0)
     finite = (timesteps >= 0) & (timesteps <= _LATEST) & are_numbers
     timesteps, results = timesteps[finite], results[finite]
-    if not len(timesteps):
+    if not len(timesteps) or not _is_in(metadata.training.evaluation, timesteps, results.mean(axis=1)):
         return None
     order = np.argsort(timesteps, kind="stable")
     some = order[np.unique(np.linspace(0, len(order) - 1, _MOST_POINTS).round().astype(int))]
@@ -86,14 +89,24 @@ def read_log(folder: Path) -> Evaluations | None:
     )
 
 
+def _is_in(evaluation: EvaluationRecord | None, timesteps: NDArray[np.float64], means: NDArray[np.float64]) -> bool:
+    """Whether an evaluation is among those of a log; one of which nothing is known may be."""
+    if evaluation is None or evaluation.source == "rollout" or evaluation.mean_reward is None:
+        return True
+    return bool(np.isclose(means[timesteps == _bounded(evaluation.num_timesteps)], evaluation.mean_reward).any())
+
+
 def of_records(records: list[PolicyMetadata]) -> Evaluations | None:
     """The evaluations that policy files say themselves, None where they say none."""
     found: dict[int, tuple[float, float, int | None]] = {}
+    source = "the records of the policy files"
     for record in records:
         evaluation = record.training.evaluation
         if evaluation is not None and evaluation.mean_reward is not None:
             numbers = evaluation.mean_reward, evaluation.std_reward or 0.0
             mean, deviation = (min(max(value, -_LARGEST), _LARGEST) for value in numbers)
+            if evaluation.source == "rollout":
+                source = "the records of the policy files: of episodes of the training itself"
             found[_bounded(evaluation.num_timesteps)] = mean, deviation, evaluation.n_episodes
     if not found:
         return None
@@ -104,7 +117,7 @@ def of_records(records: list[PolicyMetadata]) -> Evaluations | None:
         means=np.array([found[step][0] for step in steps]),
         deviations=np.array([found[step][1] for step in steps]),
         n_episodes=episodes.pop() if len(episodes) == 1 else None,
-        source="the records of the policy files",
+        source=source,
     )
 
 

@@ -34,7 +34,7 @@ from sb3_clanker.card.responses import (
     respond,
     score_name,
 )
-from sb3_clanker.card.usage import shows_medians, usages
+from sb3_clanker.card.usage import of_usage, usages
 from sb3_clanker.card.wording import count, milliseconds, number, short, size, with_spread
 from sb3_clanker.policy_file.reading import PolicyFile
 from sb3_clanker.policy_file.record import PolicyMetadata
@@ -134,12 +134,12 @@ def make_page(file: PolicyFile, path: Path, run_folder: Path, played: Played | N
         "outputs": [facts.tensor(spec) for spec in metadata.outputs[: facts.MOST_ROWS]],
         "n_more_inputs": max(len(metadata.inputs) - facts.MOST_ROWS, 0),
         "usages": usages(path.name, metadata, components),
-        "has_medians": shows_medians(components),
+        "of_usage": list(of_usage(metadata, components)),
         "learning": _learning(path, run_folder, metadata),
         "responses": _responses(metadata, answers, parts, policy),
         "why_no_responses": _why_none(components, can_run=can_run),
         "actions": _actions(played.actions if played else drawn, parts),
-        "actions_of": _actions_of(played),
+        "actions_of": _actions_of(metadata, played),
         "why_no_actions": _why_no_actions(metadata),
         "ranges": [_range_row(component) for component in components[:_MOST_RANGES]],
         "has_strips": any(component.seen for component in components[:_MOST_RANGES]),
@@ -160,10 +160,7 @@ def _lede(metadata: PolicyMetadata, played: Played | None) -> Iterator[str]:
     article = "An" if (kind or metadata.algorithm)[:1].upper() in "AEIO" else "A"
     yield f"{article} {kind}{short(metadata.algorithm, 40)} policy{where}, trained for {count(steps, 'timestep')}."
     if played is not None:
-        yield (
-            f"In {count(len(played.returns), 'episode')}, played for this card, it earned "
-            f"{with_spread(float(np.mean(played.returns)), float(np.std(played.returns)))}."
-        )
+        yield f"In {count(len(played.returns), 'episode')}, played for this card, it earned {_earned(played)}."
     said = facts.returns(metadata)
     if said is not None:
         yield f"{said}."
@@ -177,13 +174,14 @@ def _figures(
     """The figures that stand first: what, how much, and of what."""
     evaluation, check = metadata.training.evaluation, metadata.cross_check
     if played is not None:
-        mean, spread = with_spread(float(np.mean(played.returns)), float(np.std(played.returns))).split(" ", 1)
+        earned = _earned(played)
+        mean, spread = earned.split(" ", 1) if np.isfinite(played.returns).all() else ("unknown", earned)
         yield "return", mean, f"{spread}, {len(played.returns)} played"
     elif evaluation is not None and evaluation.mean_reward is not None:
         mean, _, spread = facts.mean_and_spread(evaluation).partition(" ")
         yield "return", mean, spread
     else:
-        yield "return", "unknown", "not evaluated"
+        yield "return", "unknown", "not evaluated" if evaluation is None else "no finite number"
     yield "trained", number(metadata.training.num_timesteps), "timesteps"
     value, unit = size(n_bytes).split(" ", 1)
     yield "size", value, unit
@@ -197,9 +195,15 @@ def _figures(
         yield "proof", "none", ""
 
 
+def _earned(played: Played) -> str:
+    if not np.isfinite(played.returns).all():
+        return "no finite number"
+    return with_spread(float(np.mean(played.returns)), float(np.std(played.returns)))
+
+
 def _learning(path: Path, run_folder: Path, metadata: PolicyMetadata) -> dict[str, Any] | None:
     records = learning.records_beside(path, metadata)
-    found = learning.read_log(run_folder) or learning.of_records(list(records.values()))
+    found = learning.read_log(run_folder, metadata) or learning.of_records(list(records.values()))
     if found is None:
         return None
     marks = list(learning.marks(path, records))
@@ -210,8 +214,11 @@ def _learning(path: Path, run_folder: Path, metadata: PolicyMetadata) -> dict[st
         "wide": plots.learning_curve(found, marks, plots.WIDE, label),
         "narrow": plots.learning_curve(found, marks, plots.NARROW, label),
         "caption": f"Mean return of each evaluation{episodes} over timesteps of training, from {found.source}.{band} "
-        f"Ticks on the axis are {'checkpoints' if len(marks) > 1 else 'the checkpoint'} beside this card; the "
-        "triangle is this policy.",
+        + (
+            "Ticks on the axis are policies that lie beside this one, which is the triangle."
+            if len(marks) > 1
+            else "The triangle on the axis is this policy."
+        ),
     }
 
 
@@ -244,7 +251,10 @@ def _of_responses(
         "probability": "The probability of each choice",
         "Q-value": "The Q-value of each choice",
     }
-    yield f"{what[kind]} as one component of the observation goes through its range, all others at their median."
+    others = "at their median"
+    if not all(answer.component.seen for answer in answers) or count_components(metadata) > len(answers):
+        others = "at a typical value: their median where training kept it, else the middle of their bounds, or zero"
+    yield f"{what[kind]} as one component of the observation goes through its range, all others {others}."
     if any(answer.component.seen for answer in answers):
         yield "The thick part of the axis holds 90 % of what training saw, the notch is its median."
     if metadata.recurrent:
@@ -287,14 +297,18 @@ def _actions(actions: NDArray[np.float64] | None, parts: Sequence[ActionPart]) -
     return {"cells": cells, "shares": shares, "n_left_out": left_out, "n": number(len(actions))}
 
 
-def _actions_of(played: Played | None) -> str:
+def _actions_of(metadata: PolicyMetadata, played: Played | None) -> str:
     if played is not None:
         return f"of the {count(len(played.returns), 'episode')} that were played for this card"
-    return "on observations drawn from the ranges below, each component on its own: no two of them depend on each other"
+    how = ", each the first of an episode" if metadata.recurrent else ""
+    if any(spec.role == "action_masks" for spec in metadata.inputs):
+        how = ", all choices allowed"
+    of = "from the ranges below, each component on its own: no two of them depend on each other"
+    return f"on observations drawn {of}{how}"
 
 
 def _why_no_actions(metadata: PolicyMetadata) -> str:
-    why = "It sees images" if sees_images(metadata) else "The ranges of its observations are not known"
+    why = "It sees images" if sees_images(metadata) else "Not all ranges of its observations are known"
     return f"{why}, so that none can be drawn at random. With episodes of an environment, their actions stand here."
 
 
@@ -315,9 +329,11 @@ def _ranges_caption(metadata: PolicyMetadata, components: Sequence[Component]) -
     n_all, ranges = count_components(metadata), metadata.observation_ranges
     more = f" The first {_MOST_RANGES} of {number(n_all)} components." if n_all > _MOST_RANGES else ""
     if not n_all:
-        return "It sees images alone: their values go from 0 to 255, and nothing more was kept of them."
+        return "It sees images alone, of which no ranges are kept."
     if ranges is None or not any(component.seen for component in components):
         return f"Bounds of the observation space: nobody kept what training saw.{more}"
+    if not all(component.seen for component in components):
+        more = f" Rows without a mean have the bounds of the observation space.{more}"
     return (
         f"What training saw in {count(ranges.n_observations, 'raw observation')}. In each strip the thin line goes "
         "from the smallest to the largest, the thick one holds 90 %, the box half of them, and the dot is the median."

@@ -64,6 +64,13 @@ def n_frames(*, video: bool) -> int:
     return _MOST_FRAMES_OF_VIDEO if video else 3 * _MOST_FRAMES_OF_GIF
 
 
+def shrink(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A picture that is not larger than a replay needs it: hundreds are kept."""
+    from PIL import Image
+
+    return np.asarray(_fit(Image.fromarray(frame))) if _is_usable(frame) else frame
+
+
 def make_replay(
     frames: Sequence[NDArray[np.uint8]], n_all: int, per_second: float | None, caption: str, *, video: bool
 ) -> Replay | None:
@@ -78,7 +85,7 @@ def make_replay(
     """
     with required_for("A replay", "pip install pillow"):
         from PIL import Image
-    usable = [frame for frame in frames if frame.ndim == 3 and frame.shape[2] == 3 and 0 not in frame.shape]
+    usable = [frame for frame in frames if _is_usable(frame)]
     if not usable:
         return None
     rate = per_second if per_second is not None and 0 < per_second < 1000 else 30.0
@@ -96,6 +103,10 @@ def make_replay(
         height=size[1],
         caption=f"{caption}: {part}{number(len(usable) / rate, 3)} seconds of the environment.",
     )
+
+
+def _is_usable(frame: NDArray[np.uint8]) -> bool:
+    return frame.ndim == 3 and frame.shape[2] == 3 and 0 not in frame.shape
 
 
 def _fit(picture: Image) -> Image:

@@ -47,10 +47,25 @@ def usages(file_name: str, metadata: PolicyMetadata, components: Sequence[Compon
     return [usage for usage in found if len(usage.code) <= _LONGEST_CODE]
 
 
-def shows_medians(components: Sequence[Component]) -> bool:
-    """Whether the numbers in a program are what training saw."""
-    keys = {component.key for component in components if component.seen is not None}
-    return any(len(_own(components, key)) <= _MOST_NUMBERS for key in keys)
+def of_usage(metadata: PolicyMetadata, components: Sequence[Component]) -> Iterator[str]:
+    """What must be known of the programs, in sentences."""
+    if metadata.normalization.status == "unknown":
+        yield "The action comes out final: no clipping or scaling is left to do."
+        yield "Nobody knows whether observations must be normalized before they go in; the file does not do it."
+    else:
+        yield "Raw observation in, final action out: no clipping, scaling or normalization is left to do."
+    if any(spec.divisor is not None for spec in metadata.inputs):
+        yield "With onnxruntime alone, the bytes of an image are divided first."
+    shown = [_own(components, key) for key in metadata.observation_space.leaves()]
+    are_medians = [
+        0 < len(own) <= _MOST_NUMBERS and all(component.seen is not None for component in own) for own in shown
+    ]
+    if all(are_medians):
+        yield "Numbers in the code are medians of what training saw."
+    elif any(are_medians):
+        yield "Numbers in the code are medians of what training saw, or else examples."
+    else:
+        yield "Numbers in the code are examples."
 
 
 def _with_policy(file_name: str, metadata: PolicyMetadata, components: Sequence[Component]) -> Iterator[str]:
@@ -157,11 +172,10 @@ def _assigned(before: str, after: str, lines: Iterator[str]) -> Iterator[str]:
     indent = " " * (len(before) - len(before.lstrip()))
     texts = list(lines)
     for number, text in enumerate(texts):
-        line = f"{before if number == 0 else indent}{text}"
         if number == len(texts) - 1:
-            value, mark, comment = line.partition("  # ")
-            line = f"{value}{after}{mark}{comment}"
-        yield line
+            value, mark, comment = text.partition("  # ")
+            text = f"{value}{after}{mark}{comment}"
+        yield f"{before if number == 0 else indent}{text}"
 
 
 def _how_often(metadata: PolicyMetadata) -> Iterator[str]:

@@ -12,6 +12,7 @@ from sb3_clanker.cli.text import say
 from sb3_clanker.display import printable
 
 _N_EPISODES = 10
+_HEAD = 256
 
 
 def add_card(commands: Commands) -> None:
@@ -35,8 +36,22 @@ def add_card(commands: Commands) -> None:
 
 
 def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    if options.out is not None and options.out.absolute() == options.path.absolute():
-        parser.error("--out is the policy itself")
+    if options.out is not None and not _is_replaceable(options.out):
+        parser.error(f"--out {printable(str(options.out))} is there, and is no page of HTML")
+    if options.run_folder is not None and not options.run_folder.is_dir():
+        parser.error(f"--run-folder {printable(str(options.run_folder))} is no folder")
+
+
+def _is_replaceable(path: Path) -> bool:
+    """Whether a page may take the place of what is there: the policy and its files are in no danger of a slip."""
+    if not path.is_file():
+        return True
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+    except OSError:
+        return False
+    return not head or head.lstrip().lower().startswith(b"<!doctype html")
 
 
 def _run(options: argparse.Namespace) -> None:

@@ -51,7 +51,8 @@ class ReturnDifferences:
     @property
     def differences(self) -> NDArray[np.float64]:
         """For each seed, how much more the second earns than the first."""
-        return self.second - self.first
+        with np.errstate(invalid="ignore"):
+            return self.second - self.first
 
     @property
     def are_equal(self) -> bool:
@@ -83,11 +84,12 @@ class PolicyComparison(Shown):
 
     @property
     def act_the_same(self) -> bool:
-        """Whether no action differed by more than rounding makes, and no return."""
-        return self.actions.n_differing == 0 and (self.returns is None or self.returns.are_equal)
+        """Whether no action differed by more than rounding makes, and no return; the same bytes always act the same."""
+        return self.actions.n_differing == 0 and (self.same_digest or self.returns is None or self.returns.are_equal)
 
     def facts(self) -> Iterator[tuple[str, str]]:
-        yield "verdict", "they act the same" if self.act_the_same else "they do not act the same"
+        the_same = "they act the same" if self.same_digest else "they act the same on all that was tried"
+        yield "verdict", the_same if self.act_the_same else "they do not act the same"
         yield "first", self.first
         yield "second", self.second
         yield "graph and weights", "the same bytes" if self.same_digest else "different"
@@ -99,6 +101,8 @@ class PolicyComparison(Shown):
             yield "  ...", f"{len(components) - _N_COMPONENTS:,} more components, which differ less"
         if self.returns is not None:
             yield from _return_facts(self.returns)
+            if self.same_digest and not self.returns.are_equal:
+                yield "note", "it is one policy: the environment does not do the same after the same seed"
         yield from difference_facts(self.differences)
 
 
@@ -289,4 +293,5 @@ def _return_facts(returns: ReturnDifferences) -> Iterator[tuple[str, str]]:
 
 
 def _spread(values: NDArray[np.float64]) -> str:
-    return f"mean {values.mean():,.2f}, standard deviation {values.std():,.2f}"
+    with np.errstate(invalid="ignore"):
+        return f"mean {values.mean():,.2f}, standard deviation {values.std():,.2f}"

@@ -5,6 +5,8 @@ What cannot be made as it was in training is refused by its name. gymnasium is i
 
 from __future__ import annotations
 
+import importlib
+import inspect
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,7 +58,7 @@ def open_environment(metadata: PolicyMetadata, env: str | Playable | None, *, re
     :param env: None makes the environment of the record, with its arguments. An id makes that one, with the arguments
         of the record if it is the id in the record; ``module:id`` imports the module first, as ``gymnasium.make`` does.
         An environment is taken as it is, with all its wrappers.
-    :param renders: whether it is made to give pictures, as ``render_mode="rgb_array"``
+    :param renders: whether it is made to give pictures, with ``render_mode="rgb_array"``, if it can
     :raises UnfitEnvironmentError: it cannot be made, or not as the record says that it was in training
     :raises OptionError: ``env`` is none of these
     :raises MissingDependencyError: gymnasium is not installed
@@ -71,8 +73,10 @@ def open_environment(metadata: PolicyMetadata, env: str | Playable | None, *, re
         raise OptionError("env", env, "the id of an environment, a gymnasium.Env, or None")
     spec = specification(metadata, env)
     _check_vectorized(metadata, spec.id)
-    kwargs: dict[str, Any] = spec.kwargs | ({"render_mode": "rgb_array"} if renders else {})
+    kwargs: dict[str, Any] = dict(spec.kwargs)
     try:
+        if renders and _draws(spec.id):
+            kwargs["render_mode"] = "rgb_array"
         made = gym.make(spec.id, **kwargs)
     except Exception as error:  # it is the environment's own code
         raise UnfitEnvironmentError(
@@ -121,6 +125,20 @@ def specification(metadata: PolicyMetadata, env_id: str | None) -> EnvironmentRe
         raise UnfitEnvironmentError(short(recorded), "no module is imported because a record names it")
     kwargs = {name: value for name, value in recorded.kwargs.items() if name != "render_mode"}
     return EnvironmentRecord(id=env_id or recorded.id, kwargs=kwargs)
+
+
+def _draws(env_id: str) -> bool:
+    """Whether an environment says that it gives pictures; others may not even take a ``render_mode``."""
+    from gymnasium.envs.registration import load_env_creator, spec
+
+    module, _, name = env_id.rpartition(":")
+    if module:  # the caller's word; a record that says so has been refused
+        importlib.import_module(module)
+    entry_point: Any = spec(name).entry_point
+    creator = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
+    if (metadata := getattr(creator, "metadata", None)) is None:  # a function makes it
+        return "render_mode" in inspect.signature(creator).parameters
+    return "rgb_array" in metadata.get("render_modes", ())
 
 
 def _is_recorded(metadata: PolicyMetadata, env_id: str) -> bool:

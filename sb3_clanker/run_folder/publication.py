@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import final
 
 from sb3_clanker.errors import PublicationError
-from sb3_clanker.paths import is_folder
+from sb3_clanker.paths import is_device, is_folder
 from sb3_clanker.run_folder.names import TEMPORARY
 
 Write = Callable[[BufferedWriter], object]
@@ -74,6 +74,8 @@ class Publication:
         for name in self._staged:
             if is_folder(self._folder / name):
                 raise PublicationError(self._folder / name, "it is a folder")
+            if is_device(self._folder / name):
+                raise PublicationError(self._folder / name, "it is a device, and no file")
             check_subfolder(self._folder / name, self._folder)
         for name, temporary in list(self._staged.items()):
             path = self._folder / name

@@ -65,9 +65,19 @@ def environment_spec(env: VecEnv | None) -> EnvironmentRecord | None:
     *_, inner = vec_chain(env)
     with suppress(Exception):  # it may be anything
         first: Any = inner.envs[0] if hasattr(inner, "envs") else inner.env  # type: ignore[attr-defined]
-        *_, innermost = _gym_chain(first)
-        return None if innermost.spec is None else _recorded(innermost.spec.id, innermost.spec.kwargs)
+        *wrappers, innermost = _gym_chain(first)
+        if (spec := innermost.spec) is not None:
+            return _recorded(spec.id, _limit_of_episodes(wrappers, spec.id) | spec.kwargs)
     return None
+
+
+def _limit_of_episodes(wrappers: list[gym.Env[Any, Any]], env_id: str) -> dict[str, object]:
+    """The argument of ``gymnasium.make`` for a limit that is not the registered one: a spec does not say it."""
+    limits = [wrapper._max_episode_steps for wrapper in wrappers if isinstance(wrapper, gym.wrappers.TimeLimit)]
+    limit, registered = limits[-1] if limits else None, gym.registry.get(env_id)
+    if registered is None or limit == registered.max_episode_steps:
+        return {}
+    return {"max_episode_steps": -1 if limit is None else int(limit)}
 
 
 def _recorded(env_id: str, kwargs: Mapping[str, object]) -> EnvironmentRecord:

@@ -351,10 +351,10 @@ class OnnxCheckpointCallback(BaseCallback):
 
     def _leave(self) -> None:
         """The training is over, whoever else is a callback of it: sum up."""
-        self._cards.write()
         self._training, self._places, self._followed = None, {}, ()
         n_reports, n_failures = self._counted
         sum_up(self.reports[n_reports:], self.failures[n_failures:], verbose=self.verbose)
+        self._cards.write()
 
     def _publish_best(self) -> None:
         evaluation = cast("EvalCallback", self.evaluation or self._above)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from gymnasium import spaces
+from gymnasium.wrappers import TimeLimit
 from msgspec.structs import replace
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
@@ -42,6 +43,7 @@ from sb3_clanker.policy_file.record import (
 from sb3_clanker.run_folder.identity import pair_with_file, state_of
 from sb3_clanker.run_folder.names import CARD
 from tests.card.records import EXAMPLE, parse, rewrite, section, text_of
+from tests.play.games import Ball
 from tests.worlds import make_model
 
 
@@ -82,6 +84,10 @@ def _labels(card: str) -> list[str]:
         ),
         (_evaluated(900, 31.25, at=400), "The last evaluation before it was written, at 400 timesteps, gave 31.25"),
         (_evaluated(900, 3.0, source="rollout"), "In the training itself it earned 3 ± 2.5 over 7 episodes."),
+        (
+            TrainingRecord(num_timesteps=900, evaluation=EvaluationRecord(num_timesteps=900, mean_reward=None)),
+            "What it earned when it was evaluated was no finite number. return unknown no finite number",
+        ),
         (TrainingRecord(num_timesteps=900), "How good it is, nobody has measured."),
     ],
 )
@@ -103,6 +109,22 @@ def test_it_shows_what_training_saw(tmp_path: Path) -> None:
     assert "They do not find a sensor that is swapped, stuck or dead." in limits
     without = section(parse(policy_card(rewrite(tmp_path / "q.onnx", observation_ranges=None))), "limits")
     assert "Nobody kept what training saw" in without
+
+
+def test_it_promises_no_more_than_is_known(tmp_path: Path) -> None:
+    metadata = read_metadata(EXAMPLE)
+    known = parse(policy_card(rewrite(tmp_path / "p.onnx", observation_ranges=_ranges(-1.0, 3.0))))
+    assert "no clipping, scaling or normalization is left to do." in section(known, "run")
+    assert "medians of what training saw, or else examples." in section(known, "run")
+    assert "Rows without a mean have the bounds of the observation space." in section(known, "ranges")
+    unknown = replace(metadata.normalization, status="unknown", keys=())
+    path = rewrite(tmp_path / "q.onnx", normalization=unknown, observation_ranges=None)
+    document = parse(policy_card(path))
+    assert "Nobody knows whether observations must be normalized before they go in" in section(document, "run")
+    assert "or normalization is left to do" not in section(document, "run")
+    assert "Numbers in the code are examples." in section(document, "run")
+    assert "all others at a typical value" in section(document, "responses")
+    assert "at their median." not in section(document, "responses")
 
 
 def test_it_says_what_the_proof_measured_and_what_is_unknown(tmp_path: Path) -> None:
@@ -185,8 +207,10 @@ def test_without_a_log_it_is_that_of_the_records(tmp_path: Path) -> None:
     assert "2 evaluations, from 5 at 1 k to 20 at 2 k timesteps" in "".join(_labels(policy_card(path)))
     assert "the records of the policy files" in section(parse(policy_card(path)), "learning")
     (tmp_path / "rl_model_1000_steps.onnx").unlink()
+    rewrite(path, training=_evaluated(900, 3.0, source="rollout"))
+    assert "policy files: of episodes of the training itself." in section(parse(policy_card(path)), "learning")
     rewrite(path, training=TrainingRecord(num_timesteps=3))
-    assert "Neither a log of evaluations lies beside it" in section(parse(policy_card(path)), "learning")
+    assert "Neither a log of its evaluations lies beside it" in section(parse(policy_card(path)), "learning")
 
 
 @pytest.mark.parametrize(
@@ -203,11 +227,19 @@ def test_without_a_log_it_is_that_of_the_records(tmp_path: Path) -> None:
 def test_a_log_that_is_none_is_left_out(arrays: dict[str, Any], tmp_path: Path) -> None:
     _log(tmp_path, **arrays)
     path = rewrite(tmp_path / "p.onnx", training=TrainingRecord(num_timesteps=3))
-    assert "Neither a log of evaluations" in policy_card(path)
+    assert "Neither a log of its evaluations" in policy_card(path)
+
+
+def test_the_log_of_another_training_is_left_out(tmp_path: Path) -> None:
+    path = rewrite(tmp_path / "p.onnx", training=_evaluated(900, 31.25, at=400))
+    _log(tmp_path, timesteps=np.array([200, 400]), results=np.array([[1.0], [2.0]]))
+    assert "from the records of the policy files" in section(parse(policy_card(path)), "learning")
+    _log(tmp_path, timesteps=np.array([200, 400]), results=np.array([[1.0, 1.0], [30.25, 32.25]]))
+    assert "from evaluations.npz" in section(parse(policy_card(path)), "learning")
 
 
 def test_the_log_may_lie_elsewhere(tmp_path: Path) -> None:
-    path = rewrite(tmp_path / "p.onnx")
+    path = rewrite(tmp_path / "p.onnx", training=TrainingRecord(num_timesteps=3))
     (tmp_path / "logs").mkdir()
     _log(tmp_path / "logs", timesteps=np.arange(1, 4), results=np.arange(3.0)[:, None])
     assert "from evaluations.npz" in policy_card(path, run_folder=str(tmp_path / "logs"))
@@ -231,6 +263,15 @@ def test_episodes_are_played_and_replayed(tmp_path: Path) -> None:
     env = make_vec_env("CartPole-v1", seed=0)
     returns: Any = evaluate_policy(OnnxPolicy(path), env, 1, return_episode_rewards=True)[0]
     assert f"(seed 0, return {returns[0]:g})" in card
+
+
+@pytest.mark.parametrize("reward", [np.nan, np.inf])
+def test_returns_that_are_no_numbers_are_told(reward: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    export_policy(make_model(PPO, Ball.observation_space, Ball.action_space), tmp_path / "p.onnx")
+    monkeypatch.setattr(Ball, "reward", lambda *_: reward)
+    what = section(parse(policy_card(tmp_path / "p.onnx", episodes=1, env=TimeLimit(Ball(), 3))), "what")
+    assert "In 1 episode, played for this card, it earned no finite number." in what
+    assert "return unknown no finite number, 1 played" in what
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def _image() -> tuple[BaseAlgorithm, ExportOptions]:
 
 
 def _dict() -> tuple[BaseAlgorithm, ExportOptions]:
-    observations = spaces.Dict({**VECTOR_AND_IMAGE, "it's a mode": spaces.Discrete(3)})
+    observations = spaces.Dict({**VECTOR_AND_IMAGE, "it's  # a mode": spaces.Discrete(3)})
     return make_model(PPO, observations, policy="MultiInputPolicy"), ExportOptions(
         observation_names={"joints": ["shoulder", "elbow", "wrist", "grip"]}
     )
@@ -149,17 +149,20 @@ def test_it_says_what_this_policy_needs(kind: tuple[str, BaseAlgorithm, Path]) -
     elif name == "image":
         assert "an image: height, width, channels; 0 to 255" in run
         assert "It sees images alone" in responses
+        assert "float32" not in section(document, "limits")
     elif name == "dict":
         assert "# shoulder" in run
-        assert '"it\'s a mode"' in run
+        assert '"it\'s # a mode": np.array(1, dtype=np.int64), # one of 3' in run
         assert "Images are uniformly grey." in responses
     elif name == "recurrent":
         assert "episode_start=episode_start" in run
         assert "'h_out', 'c_out'" in run
         assert "It remembers" in section(document, "limits")
+        assert "depend on each other, each the first of an episode." in section(document, "actions")
     else:
         assert "action_masks=action_masks" in run
         assert "It needs a mask in each step." in section(document, "limits")
+        assert "depend on each other, all choices allowed." in section(document, "actions")
 
 
 def test_a_curve_says_what_the_policy_answers(tmp_path: Path) -> None:

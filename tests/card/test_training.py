@@ -66,6 +66,19 @@ def test_one_that_fails_is_logged_and_costs_nothing_else(
     assert {"best_model.onnx", "final_model.onnx"} <= set(names(tmp_path))
 
 
+def test_one_that_is_interrupted_leaves_nothing_else_undone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object, **__: object) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "policy_card", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        _train(tmp_path, card=True, verbose=1)
+    assert "Policies written: " in capsys.readouterr().out
+    assert "final_model.onnx" in names(tmp_path)
+
+
 class _Clock:
     """Time that passes when it is told to, and while a card is made."""
 

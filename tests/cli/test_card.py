@@ -20,8 +20,11 @@ def test_the_card_lies_beside_the_policy(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_the_log_of_evaluations_may_lie_elsewhere(tmp_path: Path) -> None:
-    policy = rewrite(tmp_path / "arm.onnx")
-    assert main(["card", str(policy), "--run-folder", str(tmp_path / "logs")]) == 0
+    policy, logs = rewrite(tmp_path / "arm.onnx"), tmp_path / "logs"
+    with pytest.raises(SystemExit):
+        main(["card", str(policy), "--run-folder", str(logs)])
+    logs.mkdir()
+    assert main(["card", str(policy), "--run-folder", str(logs)]) == 0
 
 
 @pytest.mark.parametrize(
@@ -50,10 +53,15 @@ def test_what_cannot_be_done_is_said_in_one_line(
     assert [path.name for path in tmp_path.iterdir()] == ["arm.onnx"]
 
 
-def test_the_policy_is_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("out", ["arm.onnx", "folder/../arm.onnx", "link.html", "arm.zip"])
+def test_what_is_no_page_is_not_overwritten(out: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     policy = rewrite(tmp_path / "arm.onnx")
     before = policy.read_bytes()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "arm.zip").write_bytes(b"PK")
+    (tmp_path / "link.html").symlink_to(policy)
     with pytest.raises(SystemExit):
-        main(["card", str(policy), "--out", str(policy)])
-    assert "--out is the policy itself" in capsys.readouterr().err
+        main(["card", str(policy), "--out", str(tmp_path / out)])
+    assert "is there, and is no page of HTML" in capsys.readouterr().err
     assert policy.read_bytes() == before
+    assert (tmp_path / "arm.zip").read_bytes() == b"PK"

@@ -242,12 +242,32 @@ def test_actions_and_returns_are_those_of_both_zips(tmp_path: Path) -> None:
     assert itself.act_the_same
 
 
-def test_what_earns_something_else_does_not_act_the_same(find: Find, monkeypatch: pytest.MonkeyPatch) -> None:
-    rewards = iter(range(100))
+def test_what_earns_something_else_does_not_act_the_same(
+    find: Find, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rewards = iter(range(1000))
     monkeypatch.setattr(Ball, "reward", lambda *_: float(next(rewards)))
-    found = compare_policies(find("ball"), find("ball"), n_episodes=1)
+    other = _export(_MODELS["ball"](), tmp_path / "other.onnx", opset_version=17)
+    found = compare_policies(find("ball"), other, n_episodes=1)
     assert found.actions.n_differing == 0
     assert not found.act_the_same
+    itself = compare_policies(other, other, n_episodes=1)
+    assert itself.act_the_same
+    assert dict(itself.facts())["note"].startswith("it is one policy: the environment does not do the same")
+
+
+@pytest.mark.parametrize("reward", [np.nan, np.inf])
+def test_returns_that_are_no_numbers_are_told(reward: float, find: Find, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Ball, "reward", lambda *_: reward)
+    found = compare_policies(find("ball"), find("ball"), env=gym.wrappers.TimeLimit(Ball(), 5), n_episodes=2)
+    assert f"mean {reward}, standard deviation nan" in dict(found.facts())["return of the first"]
+    assert "nan" in dict(found.facts())["second less first"]
+
+
+def test_what_differs_on_nothing_that_was_tried_is_said_so(find: Find, tmp_path: Path) -> None:
+    other = _export(_MODELS["ball"](), tmp_path / "other.onnx", opset_version=17)
+    verdicts = [dict(compare_policies(find("ball"), file).facts())["verdict"] for file in (find("ball"), other)]
+    assert verdicts == ["they act the same", "they act the same on all that was tried"]
 
 
 @pytest.mark.parametrize(

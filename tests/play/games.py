@@ -12,6 +12,7 @@ BALL = "tests/Ball-v0"
 DOORS = "tests/Doors-v0"
 SCREEN = "tests/Screen-v0"
 PARTS = "tests/Parts-v0"
+BLIND = "tests/Blind-v0"
 LIMIT = 25
 
 
@@ -94,5 +95,14 @@ class Parts(Game):
         return {"place": super().observe(), "screen": Screen.observe(self)}  # type: ignore[arg-type]
 
 
-for env_id, game in {BALL: Ball, DOORS: Doors, SCREEN: Screen, PARTS: Parts}.items():
+class Blind(Ball):
+    """It does not draw, and takes no word of it."""
+
+    metadata = {"render_modes": []}  # noqa: RUF012
+
+    def __init__(self) -> None:
+        super().__init__()
+
+
+for env_id, game in {BALL: Ball, DOORS: Doors, SCREEN: Screen, PARTS: Parts, BLIND: Blind}.items():
     gym.register(env_id, f"tests.play.games:{game.__name__}", max_episode_steps=LIMIT)

@@ -23,6 +23,7 @@ from stable_baselines3.common.vec_env import (
 )
 
 from sb3_clanker import MissingDependencyError, OnnxPolicy, OptionError, UnfitEnvironmentError, export_policy
+from sb3_clanker.play.environment import open_environment
 from sb3_clanker.play.episodes import play_episodes
 from sb3_clanker.policy_file.record import EnvironmentRecord
 from sb3_clanker.policy_file.tensors import TensorSpec
@@ -88,6 +89,10 @@ def test_another_environment_of_the_same_id_is_refused(policy: OnnxPolicy) -> No
 
 def test_a_wrapper_that_training_did_without_is_refused(policy: OnnxPolicy) -> None:
     _trained_in(policy, DummyVecEnv([lambda: Monitor(gym.make(BALL, max_episode_steps=-1))]))
+    with open_environment(policy.metadata, None) as env:
+        assert not isinstance(env, TimeLimit)
+    spec = EnvironmentRecord(id=BALL, kwargs={})  # as records were that did not say so
+    policy.metadata = replace(policy.metadata, environment_spec=spec)
     _refused(policy, r"tests/Ball-v0: it has TimeLimit, without which the policy was trained\.")
 
 

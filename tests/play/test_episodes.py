@@ -21,7 +21,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack,
 
 from sb3_clanker import ExportOptions, OnnxPolicy, UnfitEnvironmentError, export_policy
 from sb3_clanker.play.episodes import Episodes, play_episodes
-from tests.play.games import BALL, DOORS, LIMIT, PARTS, SCREEN, Ball
+from tests.play.games import BALL, BLIND, DOORS, LIMIT, PARTS, SCREEN, Ball
 from tests.worlds import make_model
 
 SEEDS = range(40, 44)
@@ -160,7 +160,9 @@ def test_an_id_with_the_arguments_of_the_record_or_plain(tmp_path: Path) -> None
     model = CASES["arguments"]()
     policy = _exported(model, tmp_path)
     for env_id in (BALL, f"tests.play.games:{BALL}"):
-        _assert_equal(play_episodes(policy, env_id, SEEDS), model)
+        episodes = play_episodes(policy, env_id, SEEDS, n_frames=1)
+        _assert_equal(episodes, model)
+        assert len(episodes.frames) == 1
     policy.metadata = replace(policy.metadata, environment_spec=None)
     plain = make_model(PPO, env=_vectorized(BALL))
     plain.policy.load_state_dict(model.policy.state_dict())
@@ -168,13 +170,12 @@ def test_an_id_with_the_arguments_of_the_record_or_plain(tmp_path: Path) -> None
     _assert_equal(play_episodes(policy, f"tests.play.games:{BALL}", SEEDS), plain)
 
 
-def test_observations_actions_and_pictures_are_kept_on_demand(stacked: tuple[BaseAlgorithm, Path]) -> None:
+def test_actions_and_pictures_are_kept_on_demand(stacked: tuple[BaseAlgorithm, Path]) -> None:
     policy = OnnxPolicy(stacked[1])
     nothing = play_episodes(policy, None, SEEDS)
-    assert (nothing.observations[None].shape, nothing.actions.shape, nothing.frames) == ((0, 6), (0, 1), ())
+    assert (nothing.actions.shape, nothing.frames) == ((0, 1), ())
     episodes = play_episodes(policy, None, SEEDS, n_kept=50, n_frames=10)
     assert 25 <= len(episodes.actions) <= 50 < episodes.lengths.sum()
-    np.testing.assert_array_equal(policy.predict(episodes.observations[None])[0], episodes.actions)
     every = play_episodes(policy, None, SEEDS, n_kept=1000)
     step = int(np.ceil(episodes.lengths.sum() / 50))
     kept = every.actions[:: 1 << (step - 1).bit_length()]
@@ -184,6 +185,43 @@ def test_observations_actions_and_pictures_are_kept_on_demand(stacked: tuple[Bas
     assert episodes.frames_per_second == 20.0
     whole = play_episodes(policy, None, SEEDS, n_frames=1000)
     assert len(whole.frames) == whole.lengths[0] + 1
+    shrunk = play_episodes(policy, None, SEEDS, n_frames=5, shrink=lambda frame: frame[:4])
+    assert [frame.shape for frame in shrunk.frames] == [(4, 12, 3)] * 5
+
+
+@pytest.mark.parametrize("limit", [7, -1])
+def test_an_episode_is_as_long_as_in_training(limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = iter(step % 40 == 39 for step in range(10_000))
+    monkeypatch.setattr(Ball, "step", lambda self, _: (self.observe(), 1.0, next(ended), False, {}))
+    model = make_model(PPO, env=_vectorized(BALL, max_episode_steps=limit))
+    policy = _exported(model, tmp_path)
+    assert policy.metadata.environment_spec is not None
+    assert policy.metadata.environment_spec.kwargs["max_episode_steps"] == limit
+    assert play_episodes(policy, None, [0]).lengths.tolist() == [7 if limit > 0 else 40]
+    assert play_episodes(policy, gym.make(BALL), [0]).lengths.tolist() == [LIMIT]
+
+
+@pytest.mark.parametrize("fails", [lambda self: 1 / 0, lambda self: None], ids=["error", "none"])
+def test_one_that_cannot_draw_is_played_without_pictures(
+    fails: Callable[[Ball], Any],
+    stacked: tuple[BaseAlgorithm, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model, policy = stacked[0], OnnxPolicy(stacked[1])
+    monkeypatch.setattr(Ball, "render", fails)
+    episodes = play_episodes(policy, None, SEEDS, n_frames=5)
+    _assert_equal(episodes, model)
+    assert episodes.frames == ()
+    (said,) = caplog.messages
+    assert said.startswith("tests/Ball-v0 is played without pictures: it cannot draw (")
+
+
+def test_one_that_takes_no_render_mode_is_played_without_pictures(tmp_path: Path) -> None:
+    model = make_model(PPO, env=_vectorized(BLIND))
+    episodes = play_episodes(_exported(model, tmp_path), None, SEEDS, n_frames=5)
+    _assert_equal(episodes, model)
+    assert episodes.frames == ()
 
 
 def test_an_episode_without_an_end_is_refused(

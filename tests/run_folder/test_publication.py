@@ -168,6 +168,14 @@ def test_a_folder_in_the_place_of_a_file_is_a_publication_error(tmp_path: Path) 
     assert _names(tmp_path) == ["a", "a/kept"]
 
 
+def test_a_device_stays_one(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(PublicationError, match=r"pipe: cannot be written: it is a device, and no file"):
+        _publish(tmp_path, "pipe")
+    assert (tmp_path / "pipe").is_fifo()
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 def test_no_file_appears_where_another_cannot(tmp_path: Path) -> None:
     (tmp_path / "b.onnx").mkdir()
     with pytest.raises(PublicationError, match=r"b\.onnx: cannot be written"):
