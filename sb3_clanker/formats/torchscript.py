@@ -15,6 +15,7 @@ import numpy as np
 from sb3_clanker.dependencies import TORCH, required_for
 from sb3_clanker.display import printable
 from sb3_clanker.errors import PolicyFileError
+from sb3_clanker.errors.warnings import FILTERS
 from sb3_clanker.policy_file.documents import parse_json
 from sb3_clanker.policy_file.reading import decode_record, read_file
 from sb3_clanker.policy_file.record import PolicyMetadata
@@ -106,6 +107,6 @@ class _Module:
 @contextmanager
 def deprecated() -> Iterator[None]:
     """What torch says whenever TorchScript is used: that its end has been announced. The documentation says it once."""
-    with warnings.catch_warnings():
+    with FILTERS, warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", DeprecationWarning)
         yield

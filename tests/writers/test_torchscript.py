@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import threading
+import warnings
 import zipfile
 from dataclasses import replace as replaced
 from pathlib import Path
@@ -26,11 +27,12 @@ from sb3_clanker import ExportOptions, OnnxPolicy, export_policy
 from sb3_clanker.actor.actor import make_actor
 from sb3_clanker.errors import LatencyError, ValidationError
 from sb3_clanker.export.exporter import Exporter, ProvenPolicy
-from sb3_clanker.formats.torchscript import open_policy, read_record
+from sb3_clanker.formats.torchscript import deprecated, open_policy, read_record
 from sb3_clanker.run_folder.names import TORCHSCRIPT, TORCHSCRIPT_METADATA
 from sb3_clanker.sb3.normalization import resolve_normalization
 from sb3_clanker.writers import torchscript
 from sb3_clanker.writers.torchscript import describe_bundle
+from sb3_clanker.writers.trace import tracing
 from tests.integration.test_reading_side import BLOCKER
 from tests.worlds import BOX_OBSERVATION, draw, make_model, predict_raw, spread
 
@@ -306,6 +308,24 @@ def test_the_warnings_of_torch_are_its_own_and_others_pass(dqn: tuple[BaseAlgori
     open_policy((dqn[1] / "policy.pt").read_bytes())  # where a warning is an error
     with pytest.warns(DeprecationWarning, match="torch.jit.load"):
         th.jit.load(io.BytesIO((dqn[1] / "policy.pt").read_bytes()))  # type: ignore[no-untyped-call]
+
+
+def test_no_thread_leaves_another_with_its_filters_of_warnings() -> None:
+    """They are the process's: what two threads change at once stays as one of them had it meanwhile."""
+    before, inside, leave = list(warnings.filters), threading.Event(), threading.Event()
+
+    def load() -> None:
+        with deprecated():
+            inside.set()
+            leave.wait()
+
+    thread = threading.Thread(target=load)
+    with tracing():
+        thread.start()
+        inside.wait(0.05)
+    leave.set()
+    thread.join()
+    assert list(warnings.filters) == before
 
 
 def test_threads_may_export_at_once() -> None:
