@@ -58,12 +58,14 @@ def policy_digest(path: Path) -> str:
 def policy_id(path: Path) -> str:
     """The same of a ``metadata.json``.
 
-    :raises ValueError: it is none
+    :raises ValueError: it is none of this package
     """
     document = parse_json(read_file(path, "metadata of a TorchScript policy", _LARGEST_METADATA))
-    if not isinstance(document, dict) or document.get("framework") != "torchscript":
-        raise ValueError(f"{path}: this is no metadata of a TorchScript policy")
-    return str(document.get("policy_id"))
+    said = document if isinstance(document, dict) else {}
+    digest = said.get("policy_id")
+    if said.get("framework") != "torchscript" or not isinstance(digest, str) or not digest.startswith("sha256:"):
+        raise ValueError(f"{path}: this is no metadata of a TorchScript policy of this package")
+    return digest
 
 
 @required_for("Running a TorchScript policy", TORCH)
