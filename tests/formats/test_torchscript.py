@@ -141,6 +141,16 @@ def test_validating_runs_the_vectors_that_lie_beside(
     assert lines[4].startswith("it agrees with 4 test vectors, within ")
 
 
+def test_validating_finds_what_lies_beside_from_within_the_folder(
+    bundle: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(bundle)
+    assert main(["validate", "policy.pt", "--vectors"]) == 0
+    said = capsys.readouterr().out
+    assert "arm.onnx belongs to it" in said
+    assert "test vectors" in said
+
+
 def test_validating_takes_a_file_wherever_it_lies(bundle: Path, tmp_path: Path, capsys: Capture) -> None:
     alone = tmp_path / "copied.pt"
     shutil.copy(bundle / "policy.pt", alone)
