@@ -20,6 +20,7 @@ from sb3_clanker import ExportOptions, OnnxCheckpointCallback, OnnxPolicy, expor
 from sb3_clanker.errors import FormatError, PublicationError
 from sb3_clanker.formats.format import FormatName, open_format
 from sb3_clanker.policy_file.vectors import TestVectors, read_vectors
+from sb3_clanker.run_folder.folder import TrainingFolder
 from sb3_clanker.run_folder.names import VECTORS, Checkpoint, running_kind
 from sb3_clanker.runtime.check_vectors import check_format, check_vectors
 from sb3_clanker.sb3.normalization import load_statistics
@@ -244,6 +245,18 @@ def test_a_training_without_formats_leaves_none_of_the_policies_that_it_writes_o
     spread(model)
     model.learn(10, callback=OnnxCheckpointCallback(folder), reset_num_timesteps=False)
     assert {path.name for path in folder.glob("final*")} == {"final_model.onnx", "final_model.zip"}
+
+
+def test_a_publication_that_is_finished_later_leaves_none_either(folder: Path) -> None:
+    for name in ("_torchscript/policy.pt", ".safetensors"):
+        shutil.copy2(folder / f"rl_model_40_steps{name}", folder / f"rl_model_60_steps{name}")
+    policy = folder / "rl_model_60_steps.onnx"
+    policy.rename(folder / ".sb3_clanker-0000000000000000.tmp")
+    TrainingFolder(folder).release()
+    assert policy.exists()
+    assert states_of_formats(policy)["rl_model_60_steps_torchscript/policy.pt"] == "missing"
+    assert not (folder / "rl_model_60_steps.safetensors").exists()
+    assert (folder / "rl_model_60_steps.h").exists()
 
 
 @pytest.mark.parametrize("what", ["file", "link"])
