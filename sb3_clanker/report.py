@@ -1,4 +1,4 @@
-"""What a proof measured."""
+"""What a proof measured, and what a comparison found."""
 
 from __future__ import annotations
 
@@ -93,6 +93,23 @@ class FormatReport:
     cross_check: CrossCheckRecord
     n_vectors: int | None = None
     latency: LatencyRecord | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordDifference:
+    """A field of the record that is not the same in both.
+
+    :ivar path: where it stands in the record, such as ``training.num_timesteps`` or ``inputs[obs].shape``
+    :ivar first: its value in the first, in short; ``-`` where it has none
+    :ivar second: its value in the second
+    """
+
+    path: str
+    first: str
+    second: str
+
+    def __str__(self) -> str:
+        return f"{self.first} -> {self.second}"
 
 
 @public

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sb3_clanker.comparison.actions import ActionDifferences, ComponentDifference, compare_actions
-from sb3_clanker.comparison.records import RecordDifference, record_differences
+from sb3_clanker.comparison.records import record_differences
 from sb3_clanker.display import Shown, printable, short
 from sb3_clanker.errors import IncomparablePoliciesError, ObservationError, OptionError, UnfitEnvironmentError
 from sb3_clanker.observations.drawn import draw_from_ranges
@@ -21,6 +21,7 @@ from sb3_clanker.play.episodes import play_episodes
 from sb3_clanker.policy_file.reading import PolicyFile, read_policy_file
 from sb3_clanker.policy_file.record import PolicyMetadata
 from sb3_clanker.public import public
+from sb3_clanker.report import RecordDifference
 from sb3_clanker.runtime.policy import OnnxPolicy
 
 Policy: TypeAlias = str | Path | OnnxPolicy

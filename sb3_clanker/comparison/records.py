@@ -3,35 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from sb3_clanker.display import short
 from sb3_clanker.policy_file.documents import to_fields
 from sb3_clanker.policy_file.record import PolicyMetadata
+from sb3_clanker.report import RecordDifference
 
 _OF_THE_FILE = ("schema_version", "checkpoint", "cross_check", "latency", "digest")
 """What belongs to one file alone: its bytes, its proof, and the files beside it."""
 _NAMES = ("name", "key")
 """Fields by which one of several is known."""
 _LONGEST_PATH, _LONGEST = 60, 40
-
-
-@dataclass(frozen=True, kw_only=True)
-class RecordDifference:
-    """A field of the record that is not the same in both.
-
-    :ivar path: where it stands in the record, such as ``training.num_timesteps`` or ``inputs[obs].shape``
-    :ivar first: its value in the first, in short; ``-`` where it has none
-    :ivar second: its value in the second
-    """
-
-    path: str
-    first: str
-    second: str
-
-    def __str__(self) -> str:
-        return f"{self.first} -> {self.second}"
 
 
 def record_differences(first: PolicyMetadata, second: PolicyMetadata) -> Iterator[RecordDifference]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from sb3_clanker.errors.root import ClankerError
 
 if TYPE_CHECKING:
-    from sb3_clanker.comparison.records import RecordDifference
+    from sb3_clanker.report import RecordDifference
 
 
 class UnfitEnvironmentError(ClankerError, ValueError):

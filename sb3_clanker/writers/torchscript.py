@@ -18,7 +18,6 @@ from sb3_clanker.errors import GraphError
 from sb3_clanker.formats.torchscript import RECORD
 from sb3_clanker.policy_file.documents import encode, to_fields
 from sb3_clanker.policy_file.record import PolicyMetadata
-from sb3_clanker.policy_file.spaces import DiscreteSpace
 from sb3_clanker.run_folder.names import TORCHSCRIPT, TORCHSCRIPT_METADATA, FileKind
 from sb3_clanker.writers.further import FurtherWriter, Original
 from sb3_clanker.writers.trace import tracing
@@ -61,7 +60,7 @@ def describe_bundle(metadata: PolicyMetadata, run: str) -> dict[str, object]:
     return {
         "algo": metadata.algorithm,
         "obs_shape": shapes.get(None, shapes),
-        "action_space": space.n if isinstance(space, DiscreteSpace) else to_fields(space),
+        "action_space": to_fields(space) if space.shape or not space.choices else space.choices[0],
         "created": metadata.provenance.created,
         "run_name": run,
         "policy_id": metadata.digest,
