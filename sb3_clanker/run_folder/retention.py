@@ -63,7 +63,8 @@ class WrittenCheckpoint:
 
     def delete(self) -> None:
         """Delete its files, and a folder with the last that it held."""
-        folder = min((file.path.parent for file in self.files), key=lambda parent: len(parent.parts))
+        parents = {file.path.parent for file in self.files}  # none where not even the first could be written
+        folder = min(parents, key=lambda parent: len(parent.parts), default=None)
         for file in self.files:
             file.delete()
             if file.path.parent != folder:
