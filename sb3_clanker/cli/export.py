@@ -64,6 +64,10 @@ def add_export(commands: Commands) -> None:
         metavar="NAME,...",
         help=f"formats in which the policy is written beside the .onnx: {', '.join(get_args(FormatName))}",
     )
+    parser.add_argument("--c-max-bytes", type=int, metavar="N", help="the most bytes of weights that go into C")
+    parser.add_argument(
+        "--c-unproven", action="store_true", default=None, help="write C also where no compiler is there to prove it"
+    )
     parser.add_argument("--target", choices=TARGETS, help="the program that has to take the file")
     add_loading(parser)
     parser.add_argument("--force", action="store_true", help="of several files, export also those with an .onnx")
@@ -82,6 +86,9 @@ _formats.__name__ = "formats"  # argparse names it in its message
 def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     if bool(options.paths) == (options.model is not None):
         parser.error("name the .zip: one with --model, or any number of files and folders without it")
+    for name, value in (("--c-max-bytes", options.c_max_bytes), ("--c-unproven", options.c_unproven)):
+        if value is not None and "c" not in (options.format or ()):
+            parser.error(f"{name} is for --format c")
     if options.model is not None or is_one_file(options.paths):
         return
     if options.output is not None:
@@ -98,6 +105,8 @@ def _run(options: argparse.Namespace) -> None:
         "further_outputs": options.further_output,
         "test_vectors": options.test_vectors,
         "formats": options.format,
+        "c_max_bytes": options.c_max_bytes,
+        "c_unproven": options.c_unproven,
         "target": options.target,
     }
     asked = {name: value for name, value in named.items() if value is not None}

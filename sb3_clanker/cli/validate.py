@@ -204,7 +204,8 @@ def _validate_format(path: Path, kind: FileKind, vectors: Path | Literal[True] |
     """Check a file of a format beside ONNX; parameters as for :func:`_validate`."""
     data = read_file(path)
     digest = cast("Callable[[Path], str]", kind.policy_digest)(path)
-    stem = path.as_posix().removesuffix(kind.suffix)
+    named = path if path.as_posix().endswith(kind.suffix) else path.absolute()  # as from within its own folder
+    stem = named.as_posix().removesuffix(kind.suffix)
     partners = tuple(_partners(stem, kind, digest))
     if others := [partner.name for partner, matches in partners if not matches]:
         raise UnmatchedFilesError(path, others)

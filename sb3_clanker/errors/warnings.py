@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from threading import Lock
 
 from sb3_clanker.errors.root import ClankerWarning
 
@@ -24,6 +25,8 @@ class NoVectorsWarning(ClankerWarning):
     """Test vectors were asked for, and the policy gives no firm answer to anything."""
 
 
+FILTERS = Lock()
+"""Is held while filters of warnings are changed for a moment: they are the process's, not the thread's."""
 _ON_THE_WAY = ("sb3_clanker", "stable_baselines3", "sb3_contrib")
 
 

@@ -18,6 +18,7 @@ from sb3_clanker.report import ValidationReport
 from sb3_clanker.run_folder.identity import pair_with_file, pair_with_zip
 from sb3_clanker.run_folder.names import POLICY, REPLAY_BUFFER, STATISTICS, VECTORS, ZIP, Checkpoint, FileKind
 from sb3_clanker.run_folder.publication import Publication, Write, ensure_folder
+from sb3_clanker.run_folder.retention import delete_stale
 
 
 @public
@@ -108,6 +109,8 @@ def publish(
         finally:
             if saved or whole:
                 publication.commit()
+            if whole:
+                delete_stale(folder, checkpoint, proven.metadata)
             if committed is not None:
                 committed(publication, whole)
     return ExportReport(

@@ -15,6 +15,7 @@ import numpy as np
 from sb3_clanker.dependencies import TORCH, required_for
 from sb3_clanker.display import printable
 from sb3_clanker.errors import PolicyFileError
+from sb3_clanker.errors.warnings import FILTERS
 from sb3_clanker.policy_file.documents import parse_json
 from sb3_clanker.policy_file.reading import decode_record, read_file
 from sb3_clanker.policy_file.record import PolicyMetadata
@@ -57,12 +58,14 @@ def policy_digest(path: Path) -> str:
 def policy_id(path: Path) -> str:
     """The same of a ``metadata.json``.
 
-    :raises ValueError: it is none
+    :raises ValueError: it is none of this package
     """
     document = parse_json(read_file(path, "metadata of a TorchScript policy", _LARGEST_METADATA))
-    if not isinstance(document, dict) or document.get("framework") != "torchscript":
-        raise ValueError(f"{path}: this is no metadata of a TorchScript policy")
-    return str(document.get("policy_id"))
+    said = document if isinstance(document, dict) else {}
+    digest = said.get("policy_id")
+    if said.get("framework") != "torchscript" or not isinstance(digest, str) or not digest.startswith("sha256:"):
+        raise ValueError(f"{path}: this is no metadata of a TorchScript policy of this package")
+    return digest
 
 
 @required_for("Running a TorchScript policy", TORCH)
@@ -106,6 +109,6 @@ class _Module:
 @contextmanager
 def deprecated() -> Iterator[None]:
     """What torch says whenever TorchScript is used: that its end has been announced. The documentation says it once."""
-    with warnings.catch_warnings():
+    with FILTERS, warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", DeprecationWarning)
         yield

@@ -12,6 +12,7 @@ from sb3_clanker.policy_file.record import PolicyMetadata
 from sb3_clanker.run_folder.identity import recorded, state_of
 from sb3_clanker.run_folder.names import POLICY, REPLAY_BUFFER, TEMPORARY, ZIP, Checkpoint, FileKind
 from sb3_clanker.run_folder.publication import check_subfolder
+from sb3_clanker.run_folder.retention import delete_stale
 
 _logger = logging.getLogger("sb3_clanker")
 
@@ -66,6 +67,7 @@ def _finish(folder: Path, policy: Path, record: PolicyMetadata, staged: list[Pat
     for source, target in late:
         target.parent.mkdir(exist_ok=True)
         source.replace(target)
+    delete_stale(folder, checkpoint, record)
     _logger.warning("%s: finished the publication of %s, which had been interrupted.", folder, target.name)
 
 

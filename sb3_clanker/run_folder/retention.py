@@ -1,4 +1,7 @@
-"""Which numbered checkpoints may go: old ones, and of their files only what this package is known to have written."""
+"""What may go: numbered checkpoints that are old, and what is of a policy that has been overwritten.
+
+Of their files, it is only what this package is known to have written.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from sb3_clanker.run_folder.publication import Publication
+from sb3_clanker.errors import ClankerError
+from sb3_clanker.paths import is_file
+from sb3_clanker.policy_file.record import PolicyMetadata
+from sb3_clanker.run_folder.names import Checkpoint
+from sb3_clanker.run_folder.publication import Publication, check_subfolder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +63,8 @@ class WrittenCheckpoint:
 
     def delete(self) -> None:
         """Delete its files, and a folder with the last that it held."""
-        folder = min((file.path.parent for file in self.files), key=lambda parent: len(parent.parts))
+        parents = {file.path.parent for file in self.files}  # none where not even the first could be written
+        folder = min(parents, key=lambda parent: len(parent.parts), default=None)
         for file in self.files:
             file.delete()
             if file.path.parent != folder:
@@ -102,3 +110,22 @@ def keep_newest(checkpoints: list[WrittenCheckpoint], count: int) -> list[Writte
         if checkpoint.num_timesteps < whole[-count]:
             checkpoint.delete()
     return [checkpoint for checkpoint in checkpoints if checkpoint.num_timesteps >= whole[-count]]
+
+
+def delete_stale(folder: Path, checkpoint: Checkpoint, metadata: PolicyMetadata) -> None:
+    """Delete files of a checkpoint that say that they are of another policy: of the one that had its name before.
+
+    Whoever runs one of them would take it for the policy that has the name now.
+
+    :param metadata: the record of the policy file that has just got its name
+    """
+    for kind, name in checkpoint.files.items():
+        path = folder / name
+        if kind.policy_digest is None or not is_file(path):
+            continue
+        with suppress(ClankerError, OSError, ValueError):  # it is somebody else's, damaged, or cannot be deleted
+            check_subfolder(path, folder)
+            if kind.policy_digest(path) != metadata.digest:
+                path.unlink()
+                if path.parent != folder and not any(path.parent.iterdir()):
+                    path.parent.rmdir()

@@ -37,7 +37,7 @@ class TorchScriptWriter(FurtherWriter):
 
     def write(self, original: Original) -> dict[FileKind, bytes]:
         with tracing():
-            if original.in_full or self._traced is None:
+            if original.in_full or self._traced is None or not self._traced.fits(original.tensors):
                 self._traced = _Traced(original.copied_actor())
             module = self._traced.fill(original.tensors)
             file = io.BytesIO()
@@ -90,6 +90,11 @@ class _Traced:
             problem = (str(error).strip() or "no message").splitlines()[0]
             policy = type(actor.policy).__qualname__
             raise GraphError(f"{policy} cannot be traced for TorchScript: {type(error).__name__}: {problem}") from error
+
+    def fits(self, tensors: Mapping[str, th.Tensor]) -> bool:
+        """Whether these are tensors of the structure that was traced."""
+        shapes, own = ({name: tensor.shape for name, tensor in each.items()} for each in (tensors, self._tensors))
+        return shapes == own
 
     def fill(self, tensors: Mapping[str, th.Tensor]) -> Any:
         """The frozen module, with live weights."""

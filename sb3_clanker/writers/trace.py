@@ -11,7 +11,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from threading import Lock, get_ident
+from threading import get_ident
 from typing import Any
 
 import onnx_ir as ir
@@ -22,6 +22,7 @@ from torch import nn
 
 from sb3_clanker.actor.actor import Actor
 from sb3_clanker.errors import GraphError
+from sb3_clanker.errors.warnings import FILTERS
 from sb3_clanker.policy_file.tensors import BATCH, TensorSpec
 from sb3_clanker.sb3.compiled import eager
 from sb3_clanker.sb3.distributions import unchecked
@@ -31,8 +32,6 @@ from sb3_clanker.writers.scores import captured_scores, scores_spec
 _PRODUCER = "sb3_clanker"
 _TALKATIVE = ("torch.onnx", "onnxscript", "onnx_ir")
 """Loggers that report each step of a trace."""
-_one_at_a_time = Lock()
-"""A trace changes what is the process's, not the thread's."""
 
 
 def trace(actor: Actor, tensors: Mapping[str, th.Tensor], opset_version: int) -> tuple[bytes, TensorSpec | None]:
@@ -92,7 +91,7 @@ def _trace(actor: Actor, tensors: Mapping[str, th.Tensor], opset_version: int) -
 @contextmanager
 def tracing() -> Iterator[None]:
     """What tracing needs of the process, for one thread at a time; everything is put back afterwards."""
-    with _one_at_a_time, _surroundings():
+    with FILTERS, _surroundings():  # and what else is the process's
         yield
 
 

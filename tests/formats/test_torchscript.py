@@ -109,7 +109,13 @@ def test_what_torch_cannot_load_is_a_typed_error(bundle: Path) -> None:
         open_policy((bundle / "policy.pt").read_bytes())
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"policy_id": "sha256:0"}', b'{"framework": NaN}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"", b"[]", b"{}", b'{"policy_id": "sha256:0"}', b'{"framework": NaN}'),
+        *(b'{"framework": "torchscript"}', b'{"framework": "torchscript", "policy_id": "of another tool"}'),
+    ],
+)
 def test_what_is_no_metadata_has_no_policy(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "metadata.json").write_bytes(content)
     with pytest.raises(ValueError, match=r"metadata|JSON|Expecting"):
@@ -133,6 +139,16 @@ def test_validating_runs_the_vectors_that_lie_beside(
         "arm.onnx belongs to it",
     ]
     assert lines[4].startswith("it agrees with 4 test vectors, within ")
+
+
+def test_validating_finds_what_lies_beside_from_within_the_folder(
+    bundle: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(bundle)
+    assert main(["validate", "policy.pt", "--vectors"]) == 0
+    said = capsys.readouterr().out
+    assert "arm.onnx belongs to it" in said
+    assert "test vectors" in said
 
 
 def test_validating_takes_a_file_wherever_it_lies(bundle: Path, tmp_path: Path, capsys: Capture) -> None:
@@ -219,3 +235,21 @@ def test_a_format_that_is_not_known_is_wrong_usage(asked: str, bundle: Path, cap
         main(["export", str(bundle.with_name("arm.zip")), "--format", asked])
     assert caught.value.code == 2
     assert f"argument --format: invalid formats value: {asked!r}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags", [["--c-max-bytes", "9"], ["--c-unproven"], ["--format", "weights", "--c-unproven"]])
+def test_what_is_of_c_alone_is_wrong_usage_without_it(flags: list[str], bundle: Path, capsys: Capture) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["export", str(bundle.with_name("arm.zip")), *flags])
+    assert caught.value.code == 2
+    assert "is for --format c" in capsys.readouterr().err
+
+
+def test_export_takes_what_is_of_c(bundle: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["export", str(bundle.with_name("arm.zip")), "--vecnormalize", "none", "--format", "c"]
+    assert main([*words, "--c-max-bytes", "9"]) == 1
+    assert "c_max_bytes is 9" in capsys.readouterr().err
+    monkeypatch.setenv("CC", "no-such-compiler")
+    assert main(words) == 1
+    assert main([*words, "--c-unproven"]) == 0
+    assert bundle.with_name("arm.h").exists()

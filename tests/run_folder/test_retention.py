@@ -11,7 +11,9 @@ from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
 
 from sb3_clanker import OnnxCheckpointCallback
+from sb3_clanker.errors import PublicationError
 from sb3_clanker.run_folder.folder import TrainingFolder
+from sb3_clanker.run_folder.publication import Publication, Write
 from sb3_clanker.run_folder.retention import OwnFile, keep_newest
 from tests.checkpoints import checkpoint_files, names, train
 from tests.worlds import make_model
@@ -60,3 +62,20 @@ def test_after_a_resume_a_replay_buffer_that_another_wrote_stays(tmp_path: Path)
     assert keep_newest(found, 1) == found[1:]
     left = checkpoint_files(40, "vecnormalize", "replay_buffer")
     assert [name for name in names(tmp_path) if name.startswith("rl")] == sorted([*left, foreign.name])
+
+
+def test_a_checkpoint_of_which_nothing_could_be_written_spoils_none_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = Publication.stage
+
+    def refuse(publication: Publication, name: str, write: Write) -> Path:
+        if name == "rl_model_10_steps.zip":
+            raise PublicationError(tmp_path / name, "disk full")
+        return stage(publication, name, write)
+
+    monkeypatch.setattr(Publication, "stage", refuse)
+    callback = OnnxCheckpointCallback(tmp_path, save_freq=10, keep_last=1, save_final=False)
+    make_model(SAC).learn(40, callback=callback)
+    assert [failure.num_timesteps for failure in callback.failures] == [10]
+    assert names(tmp_path) == ["rl_model_40_steps.onnx", "rl_model_40_steps.zip"]

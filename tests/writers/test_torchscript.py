@@ -7,10 +7,11 @@ import json
 import subprocess
 import sys
 import threading
+import warnings
 import zipfile
 from dataclasses import replace as replaced
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -24,13 +25,15 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 import sb3_clanker
 from sb3_clanker import ExportOptions, OnnxPolicy, export_policy
 from sb3_clanker.actor.actor import make_actor
-from sb3_clanker.errors import LatencyError, ValidationError
+from sb3_clanker.errors import FormatError, LatencyError, ValidationError
 from sb3_clanker.export.exporter import Exporter, ProvenPolicy
-from sb3_clanker.formats.torchscript import open_policy, read_record
+from sb3_clanker.formats.torchscript import deprecated, open_policy, read_record
 from sb3_clanker.run_folder.names import TORCHSCRIPT, TORCHSCRIPT_METADATA
 from sb3_clanker.sb3.normalization import resolve_normalization
 from sb3_clanker.writers import torchscript
 from sb3_clanker.writers.torchscript import describe_bundle
+from sb3_clanker.writers.trace import tracing
+from sb3_clanker.writers.weights import WeightsWriter
 from tests.integration.test_reading_side import BLOCKER
 from tests.worlds import BOX_OBSERVATION, draw, make_model, predict_raw, spread
 
@@ -137,6 +140,28 @@ def test_a_trace_that_has_gone_stale_unnoticed_is_made_again(
     got = _policy(exporter.export()).predict(OBSERVATIONS)[0]
     np.testing.assert_allclose(got, predict_raw(model, OBSERVATIONS), atol=1e-6)
     assert len(traces) == 2
+
+
+def test_an_export_that_failed_before_it_was_traced_again_spoils_none_after_it(
+    traces: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model(SAC)
+    layers = cast("Any", model.policy).actor.latent_pi
+    layers.append(th.nn.Linear(16, 16))
+    exporter = _exporter(model, formats=("weights", "torchscript"))
+    exporter.export()
+    del layers[-1]
+    with monkeypatch.context() as patched:
+        patched.setattr(WeightsWriter, "write", _refuse)
+        with pytest.raises(FormatError):
+            exporter.export()
+    got = _policy(exporter.export()).predict(OBSERVATIONS)[0]
+    np.testing.assert_allclose(got, predict_raw(model, OBSERVATIONS), atol=1e-6)
+    assert len(traces) == 2
+
+
+def _refuse(writer: object, original: object) -> Any:
+    raise FormatError("weights", "it was refused once", "Try again.")
 
 
 def test_it_has_to_agree_with_the_test_vectors_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -306,6 +331,24 @@ def test_the_warnings_of_torch_are_its_own_and_others_pass(dqn: tuple[BaseAlgori
     open_policy((dqn[1] / "policy.pt").read_bytes())  # where a warning is an error
     with pytest.warns(DeprecationWarning, match="torch.jit.load"):
         th.jit.load(io.BytesIO((dqn[1] / "policy.pt").read_bytes()))  # type: ignore[no-untyped-call]
+
+
+def test_no_thread_leaves_another_with_its_filters_of_warnings() -> None:
+    """They are the process's: what two threads change at once stays as one of them had it meanwhile."""
+    before, inside, leave = list(warnings.filters), threading.Event(), threading.Event()
+
+    def load() -> None:
+        with deprecated():
+            inside.set()
+            leave.wait()
+
+    thread = threading.Thread(target=load)
+    with tracing():
+        thread.start()
+        inside.wait(0.05)
+    leave.set()
+    thread.join()
+    assert list(warnings.filters) == before
 
 
 def test_threads_may_export_at_once() -> None:
