@@ -71,7 +71,7 @@ class Header:
         if vectors is None:
             yield "#error this policy was exported without test vectors: export it with test_vectors=16"
         else:
-            yield from self_test(vectors, self._prefix, self._names)
+            yield from self_test(vectors, self._metadata, self._prefix, self._names)
         yield from ("", "#endif", "", "#endif")
 
     def _title(self, unproven: str | None) -> Iterator[str]:

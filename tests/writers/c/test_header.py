@@ -328,14 +328,19 @@ def test_no_value_is_lost_where_memory_is_used_again() -> None:
 @pytest.mark.parametrize(("compiler", "standard"), COMPILERS)
 def test_the_self_test_counts_what_fails(compiler: str, standard: str, tmp_path: Path) -> None:
     nodes = [helper.make_node("Tanh", ["obs"], ["t"]), helper.make_node("Where", ["masks", "t", "obs"], ["action"])]
-    types = {"masks": TensorProto.BOOL}
-    data = graph(nodes, {"obs": ("batch", 2), "masks": ("batch", 2)}, {"action": ("batch", 2)}, types=types)
+    nodes.append(helper.make_node("Greater", ["obs", "limit"], ["outside"]))
+    types = {"masks": TensorProto.BOOL, "outside": TensorProto.BOOL}
+    shapes = ({"obs": ("batch", 2), "masks": ("batch", 2)}, {"action": ("batch", 2), "outside": ("batch", 2)})
+    data = graph(nodes, *shapes, {"limit": np.float32(4.0)}, types=types)
     cases = tuple(
         VectorCase(
             inputs={"obs": (value, 1.0), "masks": (True, False)},
-            outputs={"action": (float(np.tanh(value)) + wrong, 1.0)},
+            outputs={"action": (float(np.tanh(value)) + wrong, 1.0), "outside": (outside, 0.0)},
         )
-        for value, wrong in ((0.5, 0.0), (1.5, 1e-6), (2.5, 0.1), (3.5, float("nan")))
+        for value, wrong, outside in (
+            *((0.5, 0.0, 0.0), (1.5, 1e-6, 0.0), (2.5, 0.1, 0.0), (3.5, float("nan"), 0.0)),
+            *((4.5, 0.0, 1.0), (5.5, 0.0, 0.0)),
+        )
     )
     vectors = TestVectors(
         digest="",
@@ -343,7 +348,10 @@ def test_the_self_test_counts_what_fails(compiler: str, standard: str, tmp_path:
             VectorInput(name="obs", dtype="float32", shape=(1, 2)),
             VectorInput(name="masks", dtype="bool", shape=(1, 2)),
         ),
-        outputs=(VectorOutput(name="action", shape=(1, 2), atol=(1e-5, 0.0), rtol=0.0),),
+        outputs=(
+            VectorOutput(name="action", shape=(1, 2), atol=(1e-5, 0.0), rtol=0.0),
+            VectorOutput(name="outside", shape=(1, 2), atol=(0.0, 0.0), rtol=0.0),
+        ),
         cases=cases,
     )
     header = Header(data, describe(data), "policy").text(vectors)
@@ -354,7 +362,7 @@ def test_the_self_test_counts_what_fails(compiler: str, standard: str, tmp_path:
     )
     flags = [standard, *WARNINGS, "-O1", source, "-o", "main", "-lm"]
     subprocess.run([require_tool(compiler, f"apt-get install {compiler}"), *flags], cwd=tmp_path, check=True)
-    assert subprocess.run([tmp_path / "main"], check=False).returncode == 2
+    assert subprocess.run([tmp_path / "main"], check=False).returncode == 3
 
 
 def test_without_vectors_there_is_no_self_test(tmp_path: Path) -> None:
