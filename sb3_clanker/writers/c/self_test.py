@@ -44,9 +44,9 @@ def self_test(vectors: TestVectors, metadata: PolicyMetadata, prefix: str, names
     for output in vectors.outputs:
         name = names[output.name]
         yield f"        for (int32_t j = 0; j < {_size(output)}; j++) {{"
-        yield f"            const double expected = {name}_expected[i * {_size(output)} + j];"
+        yield f"            const double expected = (double){name}_expected[i * {_size(output)} + j];"
         yield f"            const double within = {name}_within[j] + {output.rtol!r} * fabs(expected);"
-        yield f"            fails = fails || !(fabs({name}_got[j] - expected) <= within);"
+        yield f"            fails = fails || !(fabs((double){name}_got[j] - expected) <= within);"
         yield "        }"
     yield "        failed += fails ? 1 : 0;"
     yield "    }"

@@ -20,7 +20,7 @@ from sb3_clanker.writers.c.names import comment, parameters, prefix_of
 from tests.consumers.tools import require_tool
 from tests.writers.c.graphs import describe, graph, run_c, run_onnx
 
-WARNINGS = ("-Wall", "-Wextra", "-Wshadow", "-pedantic", "-Werror")
+WARNINGS = ("-Wall", "-Wextra", "-Wshadow", "-Wconversion", "-Wdouble-promotion", "-pedantic", "-Werror")
 COMPILERS = [("gcc", "-std=c99"), ("clang", "-std=c99"), ("g++", "-std=c++11"), ("clang++", "-std=c++11")]
 HOSTILE = [
     "*/ int evil(void) { return system(\"true\"); } /*",
