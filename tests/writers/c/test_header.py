@@ -373,14 +373,16 @@ def test_without_vectors_there_is_no_self_test(tmp_path: Path) -> None:
         [require_tool("cc", "apt-get install gcc"), "main.c"], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert "exported without test vectors" in done.stderr
-    done = subprocess.run(
-        [require_tool("cc", "apt-get install gcc"), "-ffast-math", "main.c"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert "-ffast-math takes what is not a number for one" in done.stderr
+
+
+@pytest.mark.parametrize("flag", ["-ffast-math", "-ffinite-math-only"])
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+def test_what_takes_nan_for_a_number_is_refused(compiler: str, flag: str, tmp_path: Path) -> None:
+    data = _recurrent()
+    (tmp_path / "policy.h").write_text(Header(data, describe(data), "policy").text())
+    command = [require_tool(compiler, f"apt-get install {compiler}"), flag, "-fsyntax-only", "policy.h"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "-ffast-math, or a part of it, takes what is not a number for one" in done.stderr
 
 
 def test_a_header_says_so_where_it_is_not_proven() -> None:
