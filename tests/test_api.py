@@ -93,6 +93,7 @@ PolicyModule(actor: Actor)
     .dynamic_shapes(self) -> tuple[tuple[dict[int, Any], ...]]
     .example_inputs(self, batch: int = 2) -> tuple[th.Tensor, ...]
     .forward(self, inputs: th.Tensor) -> tuple[th.Tensor, ...]
+    .train(self, mode: bool = True) -> PolicyModule
 PrecisionError (ClankerError, ValueError)
 PrecisionWarning (ClankerWarning)
 PublicationError (ClankerError, OSError)

@@ -25,10 +25,10 @@ _FOR_TRAINING = (
 class PolicyModule(nn.Module):
     """The whole of ``predict(raw observation, deterministic=True)`` as a torch module, made by :func:`policy_module`.
 
-    It is a copy on the CPU, in evaluation mode and without gradients of its parameters. It holds no algorithm, no
-    optimizer and no buffer of a training, and of Stable-Baselines3's and sb3-contrib's own policies no critic and no
-    target network, unless ``"value"`` was asked for. As with any policy of Stable-Baselines3, one thread at a time may
-    run it.
+    It is a copy on the CPU, always in evaluation mode and without gradients of its parameters. It holds no algorithm,
+    no optimizer and no buffer of a training, and of Stable-Baselines3's and sb3-contrib's own policies no critic and
+    no target network, unless ``"value"`` was asked for. As with any policy of Stable-Baselines3, one thread at a time
+    may run it.
 
     :ivar inputs: what ``forward`` takes, in order: the inputs of an exported file, see :class:`TensorSpec`
     :ivar outputs: what it returns, in order: the outputs of an exported file
@@ -58,6 +58,10 @@ class PolicyModule(nn.Module):
         with unchecked(), kept(self._distributions):
             outputs: tuple[th.Tensor, ...] = self._actor(*inputs)
         return outputs
+
+    def train(self, mode: bool = True) -> PolicyModule:  # noqa: ARG002
+        """Stay in evaluation mode, as ``predict`` does: a call in training mode would change running statistics."""
+        return super().train(False)
 
     def example_inputs(self, batch: int = 2) -> tuple[th.Tensor, ...]:
         """Zeros in the types and shapes of :attr:`inputs`.

@@ -87,9 +87,10 @@ def find_compiler() -> list[str] | None:
         given = shlex.split(os.environ.get("CC", ""))
     except ValueError:  # quotes that do not close
         return None
-    if given:
-        return given if shutil.which(given[0]) else None
-    return next(([name] for name in _COMPILERS if shutil.which(name)), None)
+    for name, *flags in [given] if given else [[name] for name in _COMPILERS]:
+        if found := shutil.which(name):
+            return [str(Path(found).absolute()), *flags]  # as it runs in another folder
+    return None
 
 
 def open_policy(data: bytes) -> Runner:
@@ -196,4 +197,4 @@ def _call(command: list[str], folder: Path, what: str) -> None:
     if done.returncode != 0:
         said = (done.stderr.decode(errors="replace").strip() or f"it ended with {done.returncode}").splitlines()
         problem = next((line for line in said if "error" in line), said[0])
-        raise PolicyFileError(None, f"{command[0]} cannot {what} it: {one_line(Exception(problem))}.")
+        raise PolicyFileError(None, f"{Path(command[0]).name} cannot {what} it: {one_line(Exception(problem))}.")

@@ -87,11 +87,12 @@ def _apply(operators: list[dict[str, Any]], values: dict[str, Array]) -> list[di
     size, others = _count(values.values()), []
     with np.errstate(all="ignore"):  # what is infinite or no number comes out as that
         for node in operators:
+            operator = OPERATORS[node["op"]]
             if any(name and name not in values for name in node["inputs"]):
                 others.append(node)
                 continue
             arguments = [values[name] if name else None for name in node["inputs"]]
-            result = OPERATORS[node["op"]](*arguments, **node["attributes"])
+            result = operator(*arguments, **node["attributes"])
             results = result if isinstance(result, (list, tuple)) else [result]
             values.update(zip(node["outputs"], results, strict=False))
             size += _count(results)

@@ -134,7 +134,7 @@ class FormatProof:
         :raises MissingDependencyError: what runs them is not installed
         """
         vectors, options = self._vectors, self._options
-        if problem := writer.unproven():
+        if problem := writer.unproven(options):
             _logger.warning("The files of the format %s are not proven: %s.", writer.format, problem)
             return files
         with _stage(self._report, writer.format) as note:

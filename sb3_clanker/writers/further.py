@@ -66,8 +66,8 @@ class FurtherWriter(ABC):
         :raises FormatError: it cannot; or, of the ClankerErrors, what says better why
         """
 
-    def unproven(self) -> str | None:
-        """Why its files cannot be proven on this machine, where :meth:`refuse` lets that pass; None where they can."""
+    def unproven(self, options: ExportOptions) -> str | None:  # noqa: ARG002
+        """Why its files cannot be proven on this machine, where that was asked for; None where they have to be."""
         return None
 
     @abstractmethod

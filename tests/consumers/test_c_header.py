@@ -17,7 +17,7 @@ from sb3_clanker.writers.c.header import Header
 from tests.consumers.conftest import KINDS
 from tests.consumers.tools import require_tool
 
-WARNINGS = ("-Wall", "-Wextra", "-Wshadow", "-pedantic", "-Werror")
+WARNINGS = ("-Wall", "-Wextra", "-Wshadow", "-Wconversion", "-Wdouble-promotion", "-pedantic", "-Werror")
 SANITIZERS = ("-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all")
 SMALL = [kind for kind in KINDS if kind not in ("image", "camera", "dict")]
 """Those without a convolution, whose weights take a compiler seconds."""

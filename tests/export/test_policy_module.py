@@ -18,6 +18,7 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from sb3_contrib import CrossQ, MaskablePPO, RecurrentPPO
+from sb3_contrib.common.torch_layers import BatchRenorm1d
 from stable_baselines3 import DQN, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import BaseBuffer
@@ -139,6 +140,17 @@ def test_it_stays_as_it_was_when_training_goes_on() -> None:
         model.policy.get_parameter("action_net.bias").add_(1.0)
     np.testing.assert_allclose(_act(module, observations), before, atol=1e-5)
     assert np.abs(predict_raw(model, observations, vec_normalize) - before).max() > 0.1
+
+
+def test_training_mode_changes_neither_actions_nor_running_statistics() -> None:
+    model = _trained("CrossQ")
+    observations = draw(BOX_OBSERVATION, np.random.default_rng(0), 20)
+    module = policy_module(model)
+    expected = predict_raw(model, observations, None)
+    assert any(isinstance(part, BatchRenorm1d) for part in module.modules())
+    th.nn.Sequential(module).train()
+    for _ in range(2):
+        np.testing.assert_allclose(_act(module, observations), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -98,6 +98,10 @@ def test_finds_the_compiler_that_is_named(monkeypatch: pytest.MonkeyPatch, heade
     monkeypatch.setenv("CC", f"'{noted}' -O0")
     open_policy(header)
     assert re.search(r"^-O0 -std=c99 .*main\.c", (tmp_path / "seen").read_text())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CC", "'./my cc' -O3")
+    open_policy(header)
+    assert (tmp_path / "seen").read_text().startswith("-O3 ")
     monkeypatch.setenv("CC", "'cc")
     assert find_compiler() is None
     monkeypatch.setenv("CC", "no-such-compiler")

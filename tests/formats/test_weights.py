@@ -200,9 +200,10 @@ def test_a_graph_that_is_not_what_its_record_says_is_refused(folder: Path, box: 
     graph: dict[str, Any] = {"inputs": [], "outputs": [{"name": name} for name in policy.outputs], "operators": []}
     with pytest.raises(PolicyFileError, match="not those that its record says"):
         open_policy(join(policy.weights, {**entries, GRAPH: json.dumps(graph)}))
-    graph["operators"] = [{"op": "Explode", "inputs": [], "outputs": [], "attributes": {}}]
-    with pytest.raises(PolicyFileError, match="KeyError\\('Explode'\\)"):
-        open_policy(join(policy.weights, {**entries, GRAPH: json.dumps(graph)}))
+    for inputs in ([], ["obs"]):
+        graph["operators"] = [{"op": "Explode", "inputs": inputs, "outputs": [], "attributes": {}}]
+        with pytest.raises(PolicyFileError, match="KeyError\\('Explode'\\)"):
+            open_policy(join(policy.weights, {**entries, GRAPH: json.dumps(graph)}))
 
 
 def _node(op: str, inputs: list[str], outputs: list[str], **attributes: Any) -> dict[str, Any]:

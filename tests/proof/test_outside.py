@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import onnx
@@ -20,6 +20,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
 from sb3_clanker.errors import ValidationError
 from sb3_clanker.export.exporter import Exporter, ProvenPolicy
+from sb3_clanker.formats.format import FormatName, open_format
 from sb3_clanker.observations.ranges import Ranges
 from sb3_clanker.options import ExportOptions, as_options
 from sb3_clanker.policy_file.record import ObservationRanges, PolicyMetadata
@@ -27,12 +28,14 @@ from sb3_clanker.policy_file.seal import stamp
 from sb3_clanker.policy_file.spaces import describe_space
 from sb3_clanker.proof.stages import prove
 from sb3_clanker.proof.subject import Subject
+from sb3_clanker.run_folder.names import running_kind
 from sb3_clanker.runtime.policy import OnnxPolicy
 from sb3_clanker.sb3.normalization import Normalization
 from sb3_clanker.writers.formats import FORMATS
 from tests.worlds import BOX_OBSERVATION, UNBOUNDED_OBSERVATION, draw, make_model
 
 ONNX = FORMATS[".onnx"]
+FORMATS_BESIDE: tuple[FormatName, ...] = get_args(FormatName)
 OPTIONS = ExportOptions(further_outputs=("outside",))
 BYTES = spaces.Box(0, 255, (36, 36, 3), np.uint8)
 
@@ -175,12 +178,17 @@ def test_a_policy_that_fails_beyond_its_space_is_asked_within() -> None:
 
 def _export(model: BaseAlgorithm, ranges: ObservationRanges | None, **options: Any) -> ProvenPolicy:
     normalization = Normalization(vec_normalize=model.get_vec_normalize_env())
-    asked = as_options({"further_outputs": ("outside",), "test_vectors": 6} | options)
+    own = {"further_outputs": ("outside",), "test_vectors": 6, "formats": FORMATS_BESIDE, "c_max_bytes": 1 << 28}
+    asked = as_options(own | options)
     return Exporter(model, normalization, asked).export(ranges=ranges)
 
 
 def _open(proven: ProvenPolicy) -> OnnxPolicy:
     return OnnxPolicy.from_bytes(proven.data)
+
+
+def _open_format(proven: ProvenPolicy, name: FormatName) -> OnnxPolicy:
+    return OnnxPolicy.from_runner(open_format(name, proven.further[running_kind(name)]), proven.metadata)
 
 
 _GRID = spaces.Box(-1.0, 1.0, (2, 3))
@@ -213,24 +221,26 @@ def test_tells_what_is_outside_in_every_kind_of_policy(kind: str) -> None:
     space = model.observation_space
     seen = _ranges(space)
     proven = _export(model, seen, **options)
-    policy = _open(proven)
-    assert policy.metadata.observation_ranges == replace(seen, margin=0.1)
-    assert policy.metadata.outputs[-1].name == "outside"
+    policies = [_open(proven), *(_open_format(proven, name) for name in FORMATS_BESIDE)]
+    assert proven.metadata.observation_ranges == replace(seen, margin=0.1)
+    assert proven.metadata.outputs[-1].name == "outside"
     observations = draw(space, np.random.default_rng(0), 50)
-    assert not policy.outputs(observations)["outside"].any()
+    for policy in policies:
+        assert not policy.outputs(observations)["outside"].any()
     arrays = observations if isinstance(observations, dict) else {None: observations}
     limits = {each.key: (np.array(each.minimum), np.array(each.maximum)) for each in seen.ranges}
-    for sign in (-1.0, 1.0):
+    for sign in (-1.0, 1.0, np.nan):
         moved = {
             key: rows if key not in limits else np.round(rows + sign * 20.0).astype(np.float32)
             for key, rows in arrays.items()
         }
         expected = [
-            (flat < low - 0.1 * (high - low)) | (flat > high + 0.1 * (high - low))
+            ~((flat >= low - 0.1 * (high - low)) & (flat <= high + 0.1 * (high - low)))
             for flat, (low, high) in ((moved[key].reshape(50, -1), limit) for key, limit in limits.items())
         ]
-        told = policy.outputs(moved.get(None, moved))["outside"]
-        assert told.dtype == np.bool_
-        assert told.tolist() == np.concatenate(expected, axis=1).tolist()
-        assert told.mean() > 0.5
+        for policy in policies:
+            told = policy.outputs(moved.get(None, moved))["outside"]
+            assert told.dtype == np.bool_
+            assert told.tolist() == np.concatenate(expected, axis=1).tolist()
+            assert told.mean() > 0.5
     assert proven.vectors is not None

@@ -62,7 +62,8 @@ class Header:
         yield from (f"#ifndef {guard}", f"#define {guard}", "")
         yield from (f"#include <{name}.h>" for name in ("math", "stdbool", "stdint"))
         yield ""
-        yield from ("#ifdef __FAST_MATH__", "#error -ffast-math takes what is not a number for one", "#endif", "")
+        yield "#if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)"
+        yield from ("#error -ffast-math, or a part of it, takes what is not a number for one", "#endif", "")
         yield from self._facts()
         yield from self._arrays()
         yield from definitions(self._code.helpers, self._prefix)
@@ -71,7 +72,7 @@ class Header:
         if vectors is None:
             yield "#error this policy was exported without test vectors: export it with test_vectors=16"
         else:
-            yield from self_test(vectors, self._prefix, self._names)
+            yield from self_test(vectors, self._metadata, self._prefix, self._names)
         yield from ("", "#endif", "", "#endif")
 
     def _title(self, unproven: str | None) -> Iterator[str]:

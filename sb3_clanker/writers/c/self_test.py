@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from sb3_clanker.policy_file.record import PolicyMetadata
 from sb3_clanker.policy_file.vectors import TestVectors, VectorInput, VectorOutput
 from sb3_clanker.writers.c.code import array, c_type
 
@@ -13,14 +14,16 @@ _MOST = 64
 """Test vectors that a header holds: a board has to hold them too."""
 
 
-def self_test(vectors: TestVectors, prefix: str, names: Mapping[str, str]) -> Iterator[str]:
+def self_test(vectors: TestVectors, metadata: PolicyMetadata, prefix: str, names: Mapping[str, str]) -> Iterator[str]:
     """The lines of the test.
 
     :param vectors: of the policy
+    :param metadata: its record
     :param prefix: what all names of the header begin with
     :param names: the parameters, by the name of the input or output
     """
     cases = vectors.cases[:_MOST]
+    types = {spec.name: c_type(np.dtype(spec.dtype)) for spec in metadata.outputs}
     n = len(cases)
     yield f"/* How many of {n} test vectors fail, with what Stable-Baselines3 itself answers: 0 if all is well. */"
     yield f"static inline int {prefix}_self_test(void)"
@@ -31,7 +34,7 @@ def self_test(vectors: TestVectors, prefix: str, names: Mapping[str, str]) -> It
         name = names[output.name]
         yield from _values("float32", f"{name}_expected", [case.outputs[output.name] for case in cases])
         yield from _values("float64", f"{name}_within", [output.atol])
-        yield f"    static float {name}_got[{_size(output)}];"
+        yield f"    static {types[output.name]} {name}_got[{_size(output)}];"
     yield "    int failed = 0;"
     yield f"    for (int32_t i = 0; i < {n}; i++) {{"
     yield "        bool fails = false;"
@@ -41,9 +44,9 @@ def self_test(vectors: TestVectors, prefix: str, names: Mapping[str, str]) -> It
     for output in vectors.outputs:
         name = names[output.name]
         yield f"        for (int32_t j = 0; j < {_size(output)}; j++) {{"
-        yield f"            const double expected = {name}_expected[i * {_size(output)} + j];"
+        yield f"            const double expected = (double){name}_expected[i * {_size(output)} + j];"
         yield f"            const double within = {name}_within[j] + {output.rtol!r} * fabs(expected);"
-        yield f"            fails = fails || !(fabs({name}_got[j] - expected) <= within);"
+        yield f"            fails = fails || !(fabs((double){name}_got[j] - expected) <= within);"
         yield "        }"
     yield "        failed += fails ? 1 : 0;"
     yield "    }"

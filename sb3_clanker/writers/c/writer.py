@@ -18,7 +18,7 @@ class CWriter(FurtherWriter):
     format = "c"
 
     def refuse(self, actor: Actor, options: ExportOptions) -> None:  # noqa: ARG002
-        if self.unproven() and not options.c_unproven:
+        if not options.c_unproven and find_compiler() is None:
             raise FormatError(
                 "c",
                 "there is no C compiler to prove it by",
@@ -26,8 +26,8 @@ class CWriter(FurtherWriter):
                 "without a proof, ask for c_unproven=True.",
             )
 
-    def unproven(self) -> str | None:
-        return None if find_compiler() else "there is no C compiler"
+    def unproven(self, options: ExportOptions) -> str | None:
+        return "there is no C compiler" if options.c_unproven and find_compiler() is None else None
 
     def write(self, original: Original) -> dict[FileKind, bytes]:
         try:
@@ -41,4 +41,4 @@ class CWriter(FurtherWriter):
                 f"it has {header.n_constant_bytes:,} bytes of weights, and c_max_bytes is {most:,}",
                 "Use a smaller network, or ask for more bytes.",
             )
-        return {C_HEADER: seal(header.text(original.vectors, unproven=self.unproven()))}
+        return {C_HEADER: seal(header.text(original.vectors, unproven=self.unproven(original.options)))}

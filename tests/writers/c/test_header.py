@@ -20,7 +20,7 @@ from sb3_clanker.writers.c.names import comment, parameters, prefix_of
 from tests.consumers.tools import require_tool
 from tests.writers.c.graphs import describe, graph, run_c, run_onnx
 
-WARNINGS = ("-Wall", "-Wextra", "-Wshadow", "-pedantic", "-Werror")
+WARNINGS = ("-Wall", "-Wextra", "-Wshadow", "-Wconversion", "-Wdouble-promotion", "-pedantic", "-Werror")
 COMPILERS = [("gcc", "-std=c99"), ("clang", "-std=c99"), ("g++", "-std=c++11"), ("clang++", "-std=c++11")]
 HOSTILE = [
     "*/ int evil(void) { return system(\"true\"); } /*",
@@ -328,14 +328,19 @@ def test_no_value_is_lost_where_memory_is_used_again() -> None:
 @pytest.mark.parametrize(("compiler", "standard"), COMPILERS)
 def test_the_self_test_counts_what_fails(compiler: str, standard: str, tmp_path: Path) -> None:
     nodes = [helper.make_node("Tanh", ["obs"], ["t"]), helper.make_node("Where", ["masks", "t", "obs"], ["action"])]
-    types = {"masks": TensorProto.BOOL}
-    data = graph(nodes, {"obs": ("batch", 2), "masks": ("batch", 2)}, {"action": ("batch", 2)}, types=types)
+    nodes.append(helper.make_node("Greater", ["obs", "limit"], ["outside"]))
+    types = {"masks": TensorProto.BOOL, "outside": TensorProto.BOOL}
+    shapes = ({"obs": ("batch", 2), "masks": ("batch", 2)}, {"action": ("batch", 2), "outside": ("batch", 2)})
+    data = graph(nodes, *shapes, {"limit": np.float32(4.0)}, types=types)
     cases = tuple(
         VectorCase(
             inputs={"obs": (value, 1.0), "masks": (True, False)},
-            outputs={"action": (float(np.tanh(value)) + wrong, 1.0)},
+            outputs={"action": (float(np.tanh(value)) + wrong, 1.0), "outside": (outside, 0.0)},
         )
-        for value, wrong in ((0.5, 0.0), (1.5, 1e-6), (2.5, 0.1), (3.5, float("nan")))
+        for value, wrong, outside in (
+            *((0.5, 0.0, 0.0), (1.5, 1e-6, 0.0), (2.5, 0.1, 0.0), (3.5, float("nan"), 0.0)),
+            *((4.5, 0.0, 1.0), (5.5, 0.0, 0.0)),
+        )
     )
     vectors = TestVectors(
         digest="",
@@ -343,7 +348,10 @@ def test_the_self_test_counts_what_fails(compiler: str, standard: str, tmp_path:
             VectorInput(name="obs", dtype="float32", shape=(1, 2)),
             VectorInput(name="masks", dtype="bool", shape=(1, 2)),
         ),
-        outputs=(VectorOutput(name="action", shape=(1, 2), atol=(1e-5, 0.0), rtol=0.0),),
+        outputs=(
+            VectorOutput(name="action", shape=(1, 2), atol=(1e-5, 0.0), rtol=0.0),
+            VectorOutput(name="outside", shape=(1, 2), atol=(0.0, 0.0), rtol=0.0),
+        ),
         cases=cases,
     )
     header = Header(data, describe(data), "policy").text(vectors)
@@ -354,7 +362,7 @@ def test_the_self_test_counts_what_fails(compiler: str, standard: str, tmp_path:
     )
     flags = [standard, *WARNINGS, "-O1", source, "-o", "main", "-lm"]
     subprocess.run([require_tool(compiler, f"apt-get install {compiler}"), *flags], cwd=tmp_path, check=True)
-    assert subprocess.run([tmp_path / "main"], check=False).returncode == 2
+    assert subprocess.run([tmp_path / "main"], check=False).returncode == 3
 
 
 def test_without_vectors_there_is_no_self_test(tmp_path: Path) -> None:
@@ -365,14 +373,16 @@ def test_without_vectors_there_is_no_self_test(tmp_path: Path) -> None:
         [require_tool("cc", "apt-get install gcc"), "main.c"], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert "exported without test vectors" in done.stderr
-    done = subprocess.run(
-        [require_tool("cc", "apt-get install gcc"), "-ffast-math", "main.c"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert "-ffast-math takes what is not a number for one" in done.stderr
+
+
+@pytest.mark.parametrize("flag", ["-ffast-math", "-ffinite-math-only"])
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+def test_what_takes_nan_for_a_number_is_refused(compiler: str, flag: str, tmp_path: Path) -> None:
+    data = _recurrent()
+    (tmp_path / "policy.h").write_text(Header(data, describe(data), "policy").text())
+    command = [require_tool(compiler, f"apt-get install {compiler}"), flag, "-fsyntax-only", "policy.h"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "-ffast-math, or a part of it, takes what is not a number for one" in done.stderr
 
 
 def test_a_header_says_so_where_it_is_not_proven() -> None:

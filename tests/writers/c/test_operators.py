@@ -171,6 +171,8 @@ def _grow() -> _Graph:
     gates = [g.weight(_weights(1, 24, 12)), g.weight(_weights(1, 24, 6)), g.weight(_weights(1, 48))]
     for number, value in enumerate(g.node("LSTM", [state[0], *gates, "", *state[1:]], 3, hidden_size=6)):
         g.out(f"LSTM_{number}", value)
+    (last,) = g.node("LSTM", [state[1], *gates[1:2] * 2, gates[2], "", *state[1:]], hidden_size=6)
+    g.out("LSTM whose state nobody asks for", last)
     # reductions
     for operator in ("L1", "L2", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare"):
         g.case(f"Reduce{operator}", _ints(1))

@@ -123,6 +123,15 @@ def test_without_a_compiler_it_is_written_only_where_that_is_asked_for(
     assert "NOT PROVEN where it was made: there is no C compiler." in (tmp_path / "policy.h").read_text()
 
 
+def test_a_compiler_that_is_gone_in_the_middle_of_an_export_leaves_nothing_unproven(
+    model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CWriter, "refuse", lambda *_: monkeypatch.setenv("CC", "no-such-compiler"))
+    with pytest.raises(ValidationError, match=r"at the stage c: There is no C compiler to run a header with"):
+        export_policy(model, tmp_path / "policy", options=OPTIONS)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("option", "value", "expected"),
     [("c_max_bytes", 0, "a positive integer"), ("c_max_bytes", True, "a positive"), ("c_unproven", 1, "True or False")],

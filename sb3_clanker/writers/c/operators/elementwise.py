@@ -183,7 +183,7 @@ def _cast(node: Node, code: Code, elements: Sequence[str]) -> str:
     if target.kind == "b":
         return f"{elements[0]} != 0"
     if source.kind == "f" and target.kind in "iu":
-        return f"({c_type(target)}){code.helper('integer')}({elements[0]})"
+        return f"({c_type(target)}){code.helper('integer')}((double){elements[0]})"
     return f"({c_type(target)}){elements[0]}"
 
 

@@ -227,17 +227,16 @@ def _within(tensor: Tensor, shape: tuple[int, ...], i: str) -> str:
 
 def lstm(node: Node, code: Code) -> None:
     """An LSTM forward in time, its gates in ONNX's order: input, output, forget, cell."""
-    attributes, x, y = node.attributes, node.input(0), node.outputs[0]
+    attributes, x = node.attributes, node.input(0)
     plain = {"direction": "forward", "layout": 0, "input_forget": 0, "clip": 0.0}
     for name, expected in plain.items():
         if attributes.get(name, expected) != expected:
             raise UnsupportedError(f"LSTM with {name} {attributes[name]}")
     if "activations" in attributes or node.has_input(4) or node.has_input(7):
         raise UnsupportedError("LSTM with activations, lengths or peepholes")
-    if not (node.has_input(5) and node.has_input(6)) or len(node.outputs) < 3 or None in node.outputs[1:]:
-        raise UnsupportedError("LSTM without a state that goes in and comes out")
-    h_out, c_out = node.outputs[1:3]
-    if x.shape[0] != 1 or h_out is None or c_out is None:
+    if not (node.has_input(5) and node.has_input(6)):
+        raise UnsupportedError("LSTM without a state that goes in")
+    if x.shape[0] != 1:
         raise UnsupportedError("LSTM over several steps")
     _, four_widths, depth = node.input(1).shape
     width = four_widths // 4
@@ -249,9 +248,10 @@ def lstm(node: Node, code: Code) -> None:
         code.read("bias", bias)
     code.read("h", node.input(5))
     code.read("c", node.input(6))
-    for name, tensor in (("y", y), ("h_next", h_out), ("c_next", c_out)):
-        if tensor is not None:
-            code.write(name, tensor)
+    values = {"y": "hidden", "h_next": "hidden", "c_next": "cell"}
+    wanted = {name: tensor for name, tensor in zip(values, node.outputs, strict=False) if tensor is not None}
+    for name, tensor in wanted.items():
+        code.write(name, tensor)
     with code.loop("j", width) as j:
         code.line("float gate[4];")
         with code.block("for (int32_t g = 0; g < 4; g++)"):
@@ -266,10 +266,8 @@ def lstm(node: Node, code: Code) -> None:
         sigmoid = code.helper("sigmoid")
         code.line(f"const float cell = {sigmoid}(gate[2]) * c[{j}] + {sigmoid}(gate[0]) * tanhf(gate[3]);")
         code.line(f"const float hidden = {sigmoid}(gate[1]) * tanhf(cell);")
-        code.line(f"c_next[{j}] = cell;")
-        code.line(f"h_next[{j}] = hidden;")
-        if y is not None:
-            code.line(f"y[{j}] = hidden;")
+        for name in wanted:
+            code.line(f"{name}[{j}] = {values[name]};")
 
 
 def _of_row(row: str, width: int, column: str) -> str:
