@@ -213,7 +213,7 @@ def _of_action(metadata: PolicyMetadata) -> Iterator[str]:
     if len(parts) == 1 and parts[0].choices and not metadata.action_space.shape:
         (part,) = parts
         more = "" if part.high < _MOST_NUMBERS else ", ..."
-        yield "# " + ", ".join(_choice(i, name) for i, name in enumerate(part.choices)) + more
+        yield "# action: " + ", ".join(_choice(i, name) for i, name in enumerate(part.choices)) + more
         return
     for index, part in enumerate(parts):
         named = "action" if len(parts) == 1 else f"action[{index}]"

@@ -297,9 +297,8 @@ def test_a_card_says_which_file_it_is_of(tmp_path: Path) -> None:
     write_card(card_path(path), policy_card(path))
     assert card_path(path).name == "p.card.html"
     assert state_of(card_path(path), CARD, read_metadata(path)) == "matched"
+    export_policy(make_model(action_space=spaces.Discrete(2)), tmp_path / "q.onnx")
     shutil.copy(card_path(path), tmp_path / "q.card.html")
-    other = make_model(action_space=spaces.Discrete(2))
-    export_policy(other, tmp_path / "q.onnx")
     assert state_of(tmp_path / "q.card.html", CARD, read_metadata(tmp_path / "q.onnx")) == "other"
     (tmp_path / "q.card.html").write_bytes(b"\xff" * 2000)
     assert state_of(tmp_path / "q.card.html", CARD, read_metadata(tmp_path / "q.onnx")) == "other"

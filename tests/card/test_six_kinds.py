@@ -141,7 +141,7 @@ def test_it_says_what_this_policy_needs(kind: tuple[str, BaseAlgorithm, Path]) -
     if name == "vector":
         assert "# angle [rad]" in run
         assert "# one action every 0.02 seconds (50 a second), as in training" in run
-        assert "# 0 left, 1 right" in run
+        assert "# action: 0 left, 1 right" in run
         assert "The probability of each choice" in responses
     elif name == "forty":
         assert "VecNormalize is in the file" in section(document, "provenance")
